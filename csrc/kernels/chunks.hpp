@@ -1,0 +1,25 @@
+// What an instruction set offers: each pass over a range of blocks, for each dtype.
+#pragma once
+
+#include "kernels/passes.hpp"
+
+namespace krylov {
+
+// Runs blocks [first, last) of the pass serially and writes their sums to call.partials[block * sums + k].
+using ChunkFn = void (*)(const PassCall& call, int64_t first, int64_t last);
+
+struct ChunkTable {
+  ChunkFn run[kPassCount][kDtypes];
+};
+
+namespace baseline {
+extern const ChunkTable chunks;
+}
+namespace avx2 {
+extern const ChunkTable chunks;
+}
+namespace avx512 {
+extern const ChunkTable chunks;
+}
+
+}  // namespace krylov

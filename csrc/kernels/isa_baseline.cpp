@@ -1,0 +1,3 @@
+#define KRYLOV_ISA_NAMESPACE baseline
+#define KRYLOV_VECTOR_BYTES 16
+#include "kernels/cpu_chunks.inl"

@@ -1,0 +1,34 @@
+// A table is one way to run the passes. Recurrences know nothing else about vectors.
+#pragma once
+
+#include "kernels/passes.hpp"
+
+namespace krylov {
+
+struct Table {
+  const char* name;
+  void (*run)(const PassCall& call);
+  // Whether the sums of a pass cover only this process's part of the vectors, so that the driver must reduce them
+  // over all parts before the recurrence goes on.
+  bool partial_sums;
+};
+
+// "reference" and, fastest last, the instruction sets that were built and that this processor has.
+constexpr int kMaxTables = 4;
+struct TableList {
+  Table entries[kMaxTables];
+  int count;
+};
+const TableList& usable_tables();
+
+// The table in use: the fastest, unless the environment variable KRYLOV_ISA or use_table() names another.
+const Table& current_table();
+
+// Null where no usable table has that name; "auto" is the fastest.
+const Table* find_table(const char* name);
+void use_table(const Table& table);
+
+// Serial naive loops, the truth that every other table is tested against.
+void run_reference(const PassCall& call);
+
+}  // namespace krylov
