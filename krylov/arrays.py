@@ -102,8 +102,8 @@ def as_answer(
 ) -> NDArray[Any]:
     """What an operator returned as a contiguous vector of the run's dtype.
 
-    Widening (float32 to float64, real to complex) is exact and done. Narrowing would lose digits: it is refused, or with
-    `narrow` done within real or complex, as a preconditioner need not be exact.
+    Widening (float32 to float64, real to complex) is exact and done. Narrowing would lose digits: it is refused, or
+    with `narrow` done within real or complex, as a preconditioner need not be exact.
     """
     if value is None:
         raise TypeError(f"{who} returned None; it must return the product")

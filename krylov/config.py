@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from typing import Any
 
@@ -11,6 +12,9 @@ import scipy
 from krylov import _core
 
 __all__ = ["build_config"]
+
+if (_wanted := os.environ.get("KRYLOV_ISA")) and _wanted not in (*_core.tables(), "auto"):
+    raise ImportError(f"KRYLOV_ISA={_wanted}: usable here are auto, {', '.join(_core.tables())}")
 
 
 def build_config() -> dict[str, Any]:

@@ -43,7 +43,8 @@ def drive(
         Called when an iterate is to be judged; ends the run with ``run.stop()``.
     """
     advance, vectors = run.advance, run.vectors  # by slot; a borrowed answer takes its place there
-    once_a, once_m = _checked(multiply, "A"), precondition and _checked(precondition, "M")
+    once_a: Multiplier | None = _checked(multiply, "A")
+    once_m = None if precondition is None else _checked(precondition, "M")
     code = advance(None)
     request = code & 15
     while request != _DONE:
@@ -66,7 +67,7 @@ def drive(
             judge()
             code = advance(None)
         else:
-            raise RuntimeError("the kernel table holds partial sums, which this driver cannot reduce")
+            raise RuntimeError("this run has partial sums, which the drive loop does not reduce")
         request = code & 15
 
 

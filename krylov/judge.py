@@ -54,9 +54,9 @@ class Judge:
 
     def finish(self, niter: int) -> list[Candidate]:
         """The candidates, with the final iterate as the last."""
-        if self._wanted is not None and niter > 0:
-            if not self._candidates or self._candidates[-1][0] != niter:
-                self._keep(niter)
+        kept = self._candidates and self._candidates[-1][0] == niter
+        if self._wanted is not None and niter > 0 and not kept:
+            self._keep(niter)
         return self._candidates
 
     def _end(self, outcome: Outcome) -> None:
@@ -64,7 +64,11 @@ class Judge:
         self._run.stop()
 
     def _keep(self, iteration: int) -> None:
-        x, curvature, value = self._x.copy(), self._run.curvature(), self._run.quadratic_value_at(iteration)
+        x, curvature, value = (
+            self._x.copy(),
+            self._run.curvature(),
+            self._run.quadratic_value_at(iteration),
+        )
         if self._signed and (signs := self._run.signs).size and signs[-1] < 0:
             x = -x
         self._candidates.append((iteration, self._exchange.outward(x), value, curvature))

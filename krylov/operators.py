@@ -39,7 +39,7 @@ class Operator:
         How messages call it.
     """
 
-    shape: tuple[int, int] | None
+    shape: tuple[int, ...] | None
     dtype: np.dtype[Any] | None
     matrix: Any
     function: Callable[[Any], Any] | None
@@ -125,6 +125,8 @@ def _classify(value: Any, name: str) -> Operator:
         return Operator(tuple(value.shape), value.dtype, value, None, True, name)
     if is_torch(value):
         return _torch_matrix(value, name)
+    if hasattr(value, "aspreconditioner"):  # a PyAMG hierarchy
+        return _classify(value.aspreconditioner(), name)
     if isinstance(value, LinearOperator):
         # SciPy's own wrapper of a matrix gives the matrix back.
         inner = getattr(value, "A", None)
@@ -139,7 +141,9 @@ def _classify(value: Any, name: str) -> Operator:
     if hasattr(value, "shape") and hasattr(value, "matvec"):
         dtype = getattr(value, "dtype", None)
         shape = tuple(int(k) for k in value.shape)
-        return Operator(shape, None if dtype is None else _numpy_dtype(dtype), None, value.matvec, False, name)
+        return Operator(
+            shape, None if dtype is None else _numpy_dtype(dtype), None, value.matvec, False, name
+        )
     if hasattr(value, "__dlpack__") and getattr(value, "ndim", 0) == 2:
         return _dense(view(value, name), name)
     if callable(value):
@@ -162,7 +166,9 @@ def _torch_matrix(tensor: Any, name: str) -> Operator:
         return _dense(view(tensor, name), name)
     tensor = tensor.detach()
     if tensor.device.type != "cpu":
-        raise TypeError(f"{name} is on device '{tensor.device}', and this build computes on the CPU")
+        raise TypeError(
+            f"{name} is on device '{tensor.device}', and this build computes on the CPU"
+        )
     if layout != "torch.sparse_csr":
         tensor = tensor.to_sparse_csr()
     parts = (tensor.values(), tensor.col_indices(), tensor.crow_indices())
@@ -171,7 +177,6 @@ def _torch_matrix(tensor: Any, name: str) -> Operator:
 
 
 def _numpy_dtype(dtype: Any) -> np.dtype[Any]:
-    try:
-        return np.dtype(dtype)
-    except TypeError:  # torch.float32 and the like
-        return np.dtype(str(dtype).rsplit(".", 1)[-1])
+    named = str(dtype).startswith("torch.")
+    numpy_dtype: np.dtype[Any] = np.dtype(str(dtype).removeprefix("torch.") if named else dtype)
+    return numpy_dtype

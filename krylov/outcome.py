@@ -29,7 +29,9 @@ class Outcome(Enum):
         "The iterations are used up before the tolerance is met: raise maxiter, relax rtol, or give a "
         "preconditioner M."
     )
-    TIME_LIMIT = "The time is used up before the tolerance is met: allow more, or give a preconditioner M."
+    TIME_LIMIT = (
+        "The time is used up before the tolerance is met: allow more, or give a preconditioner M."
+    )
     STOPPED_BY_CALLBACK = "The callback ended the run by raising StopIteration."
     NEGATIVE_CURVATURE = (
         "A direction of negative curvature was met, so A is not positive definite: follow the direction "
@@ -155,7 +157,9 @@ class SolveResult(tuple[Any, int]):
         """
         alpha, beta = self._alphas, self._betas
         if alpha.size == 0:
-            raise ValueError("no Ritz values: only runs of cg and flexible_cg with an iteration have them")
+            raise ValueError(
+                "no Ritz values: only runs of cg and flexible_cg with an iteration have them"
+            )
         if self.restarts or not (np.all(alpha > 0) and np.all(beta[:-1] >= 0)):
             raise ValueError("no Ritz values: the run was restarted or met negative curvature")
         diagonal = 1.0 / alpha

@@ -75,13 +75,13 @@ class JacobiPreconditioner(LinearOperator):  # type: ignore[misc]
             1 / shifted if self.power == 1.0 else shifted**-self.power
         )
 
-    def _matvec(self, x: NDArray[Any]) -> NDArray[Any]:
+    def _matvec(self, x: NDArray[Any]) -> Any:
         return self.inverse_diagonal * np.reshape(x, -1)
 
-    def _matmat(self, x: NDArray[Any]) -> NDArray[Any]:
+    def _matmat(self, x: NDArray[Any]) -> Any:
         return self.inverse_diagonal[:, None] * x
 
-    def _rmatvec(self, x: NDArray[Any]) -> NDArray[Any]:
+    def _rmatvec(self, x: NDArray[Any]) -> Any:
         return self.inverse_diagonal.conj() * np.reshape(x, -1)
 
     def _adjoint(self) -> LinearOperator:

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.sparse.linalg import LinearOperator
 
 from krylov import _core
-from krylov.arrays import Exchange, common_dtype, is_torch, mark_written, view
+from krylov.arrays import Exchange, common_dtype, mark_written, view
 from krylov.drive import drive
 from krylov.judge import Judge
 from krylov.operators import Operator, as_operator
@@ -75,7 +75,9 @@ class Options:
         if self.radius is not None and not 0 < float(self.radius) < math.inf:
             raise ValueError(f"radius must be a positive number, got {self.radius!r}")
         if self.curvature == "boundary" and self.radius is None:
-            raise ValueError("curvature='boundary' follows a direction to the trust radius: give radius")
+            raise ValueError(
+                "curvature='boundary' follows a direction to the trust radius: give radius"
+            )
         for name in ("callback", "stop"):
             value = getattr(self, name)
             if value is not None and not callable(value):
@@ -108,7 +110,9 @@ def solve(method: str, A: Any, b: Any, x0: Any, options: Options) -> SolveResult
     has_x0 = x0 is not None and _fill_start(x, x0, rhs, m, diagonal, exchange)
     radius = 0.0 if options.radius is None else float(options.radius)
     if radius and has_x0 and not float(np.linalg.norm(x)) < radius:
-        raise ValueError(f"x0 has norm {np.linalg.norm(x):.3g}, outside the trust radius {radius:.3g}")
+        raise ValueError(
+            f"x0 has norm {np.linalg.norm(x):.3g}, outside the trust radius {radius:.3g}"
+        )
 
     maxiter = 10 * n if options.maxiter is None else operator.index(options.maxiter)
     watched = not (options.callback is None and options.stop is None and options.candidates is None)
@@ -167,7 +171,9 @@ def _preconditioner(
             return None, None
         M = LinearOperator((n, n), matvec=psolve, dtype=dtype)
     if isinstance(M, np.ndarray) and M.ndim == 1:
-        raise ValueError("M must be an operator; for a diagonal give JacobiPreconditioner(diagonal)")
+        raise ValueError(
+            "M must be an operator; for a diagonal give JacobiPreconditioner(diagonal)"
+        )
     m = as_operator(M, "M")
     if m.shape is not None and m.shape[0] != n:
         raise ValueError(f"shapes of M {m.shape} and b ({n},) are incompatible")
@@ -213,7 +219,11 @@ def _fill_start(
             x[:] = rhs
         return True
     start = view(x0, "x0")
-    if start.size != x.size or start.ndim not in (1, 2) or (start.ndim == 2 and start.shape[1] != 1):
+    if (
+        start.size != x.size
+        or start.ndim not in (1, 2)
+        or (start.ndim == 2 and start.shape[1] != 1)
+    ):
         raise ValueError(f"shapes of b ({x.size},) and x0 {start.shape} are incompatible")
     if start.dtype.kind == "c" and x.dtype.kind != "c":
         raise TypeError(f"x0 is complex, but A and b are real ({x.dtype}): take its real part")
@@ -253,7 +263,8 @@ def _report(
 ) -> SolveResult:
     status, niter = run.status, run.iterations
     if status == _core.Status.STOPPED:
-        assert judge is not None and judge.outcome is not None
+        assert judge is not None
+        assert judge.outcome is not None
         outcome = judge.outcome
     else:
         outcome = _OUTCOMES[status]

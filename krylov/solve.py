@@ -95,7 +95,24 @@ def cg(
     """
     _choice("curvature", curvature, ("ignore", "stop", "boundary"))
     return solve(
-        "cg", A, b, x0, Options(rtol, atol, maxiter, M, callback, curvature, radius, stop, candidates, workspace, check_every, out)
+        "cg",
+        A,
+        b,
+        x0,
+        Options(
+            rtol=rtol,
+            atol=atol,
+            maxiter=maxiter,
+            M=M,
+            callback=callback,
+            curvature=curvature,
+            radius=radius,
+            stop=stop,
+            candidates=candidates,
+            workspace=workspace,
+            check_every=check_every,
+            out=out,
+        ),
     )
 
 
@@ -139,7 +156,24 @@ def flexible_cg(
     """
     _choice("curvature", curvature, ("ignore", "stop", "boundary"))
     return solve(
-        "flexible_cg", A, b, x0, Options(rtol, atol, maxiter, M, callback, curvature, radius, stop, candidates, workspace, check_every, out)
+        "flexible_cg",
+        A,
+        b,
+        x0,
+        Options(
+            rtol=rtol,
+            atol=atol,
+            maxiter=maxiter,
+            M=M,
+            callback=callback,
+            curvature=curvature,
+            radius=radius,
+            stop=stop,
+            candidates=candidates,
+            workspace=workspace,
+            check_every=check_every,
+            out=out,
+        ),
     )
 
 
@@ -200,7 +234,20 @@ def bicgstab(
         A,
         b,
         x0,
-        Options(rtol, atol, maxiter, M, callback, curvature, None, stop, candidates, workspace, check_every, out, max_restarts),
+        Options(
+            rtol=rtol,
+            atol=atol,
+            maxiter=maxiter,
+            M=M,
+            callback=callback,
+            curvature=curvature,
+            max_restarts=max_restarts,
+            stop=stop,
+            candidates=candidates,
+            workspace=workspace,
+            check_every=check_every,
+            out=out,
+        ),
     )
 
 
@@ -246,9 +293,27 @@ def neumann(
     else:
         step, spent = float(scale), 0
         if not 0 < abs(step) < float("inf"):
-            raise ValueError(f"scale must be a finite number and not zero, or 'auto', got {scale!r}")
+            raise ValueError(
+                f"scale must be a finite number and not zero, or 'auto', got {scale!r}"
+            )
     result = solve(
-        "neumann", A, b, x0, Options(rtol, atol, maxiter, M, callback, "ignore", None, stop, candidates, workspace, check_every, out, 0, step)
+        "neumann",
+        A,
+        b,
+        x0,
+        Options(
+            rtol=rtol,
+            atol=atol,
+            maxiter=maxiter,
+            M=M,
+            callback=callback,
+            step=step,
+            stop=stop,
+            candidates=candidates,
+            workspace=workspace,
+            check_every=check_every,
+            out=out,
+        ),
     )
     result.nmatvec += spent
     return result

@@ -146,7 +146,8 @@ def neumann_step(A: Any, b: Any, M: Any, steps: int = 12) -> tuple[float, int]:
         largest, spent = float(result.ritz_values[-1] + result.residuals[-1]), result.alpha.size
     else:
         m = as_operator(M, "M")
-        apply_m, convert_m = m.multiplier(problem.n, problem.dtype, Exchange(b)), m.converter(problem.n, problem.dtype, narrow=True)
+        apply_m = m.multiplier(problem.n, problem.dtype, Exchange(b))
+        convert_m = m.converter(problem.n, problem.dtype, narrow=True)
         spent = 2 * steps
         for _ in range(spent):
             v = convert_m(apply_m(problem.multiply(v / np.linalg.norm(v)), np.empty_like(v)))
@@ -177,7 +178,9 @@ def _problem(A: Any, vector: Any, like: Any = None) -> _Problem:
     if a.shape is None and given is None:
         raise ValueError("a callable A has no shape: give a start vector v0")
     n = given.size if a.shape is None and given is not None else a.shape[0]  # type: ignore[index]
-    if given is not None and (given.size != n or given.ndim > 2 or (given.ndim == 2 and given.shape[1] != 1)):
+    if given is not None and (
+        given.size != n or given.ndim > 2 or (given.ndim == 2 and given.shape[1] != 1)
+    ):
         raise ValueError(f"shapes of A {a.shape} and the vector {given.shape} are incompatible")
     known = [d for d in (a.dtype, None if given is None else given.dtype) if d is not None]
     dtype = common_dtype(*known) if known else np.dtype(np.float64)
@@ -196,7 +199,9 @@ def _start(problem: _Problem, v0: Any, seed: int | None) -> Any:
     return start
 
 
-def _tridiagonalise(problem: _Problem, k: int, start: Any, keep: bool) -> tuple[LanczosResult, list[Any]]:
+def _tridiagonalise(
+    problem: _Problem, k: int, start: Any, keep: bool
+) -> tuple[LanczosResult, list[Any]]:
     n, dtype = problem.n, problem.dtype
     if operator.index(k) < 1:
         raise ValueError(f"k must be at least 1, got {k}")

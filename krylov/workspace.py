@@ -60,7 +60,9 @@ class Workspace:
         if device != "cpu":
             raise ValueError(f"device {device!r} is not available: this build computes on 'cpu'")
         if self.dtype not in DTYPES:
-            raise TypeError(f"dtype must be one of float32, float64, complex64, complex128, got {self.dtype}")
+            raise TypeError(
+                f"dtype must be one of float32, float64, complex64, complex128, got {self.dtype}"
+            )
         if self.n < 0:
             raise ValueError(f"n must not be negative, got {n}")
         own = [name for name in _slots(method) if name not in _FOREIGN]
@@ -75,7 +77,9 @@ class Workspace:
                 f"n = {n}, {dtype}"
             )
         if not self._lock.acquire(blocking=False):
-            raise RuntimeError("workspace is in use by another solve; give each concurrent or nested solve its own")
+            raise RuntimeError(
+                "workspace is in use by another solve; give each concurrent or nested solve its own"
+            )
 
     def release(self) -> None:
         """End the reservation."""
@@ -95,6 +99,4 @@ def staggered(count: int, n: int, dtype: np.dtype[Any]) -> list[NDArray[Any]]:
     stride = -(-n * dtype.itemsize // _PAGE) * _PAGE + _STAGGER
     memory = np.empty(count * stride + 64, np.uint8)
     start = -memory.ctypes.data % 64
-    return [
-        memory[start + k * stride :][: n * dtype.itemsize].view(dtype) for k in range(count)
-    ]
+    return [memory[start + k * stride :][: n * dtype.itemsize].view(dtype) for k in range(count)]

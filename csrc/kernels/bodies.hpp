@@ -13,14 +13,15 @@ namespace krylov {
 namespace KRYLOV_ISA_NAMESPACE {
 #endif
 
-#define KRYLOV_BODY(id)                                           \
-  struct id {                                                     \
-    static constexpr PassInfo pass = info(PassId::id);            \
-    template <class F>                                            \
-    KRYLOV_HD static inline __attribute__((always_inline)) void   \
-    element(typename F::V* e, const typename F::C* c, typename F::S* s); \
-  };                                                              \
-  template <class F>                                              \
+#define KRYLOV_BODY(id) \
+  struct id { \
+    static constexpr PassInfo pass = info(PassId::id); \
+    template <class F> \
+    KRYLOV_HD static inline __attribute__((always_inline)) void element(typename F::V* e, \
+                                                                        const typename F::C* c, \
+                                                                        typename F::S* s); \
+  }; \
+  template <class F> \
   KRYLOV_HD inline __attribute__((always_inline)) void id::element( \
       [[maybe_unused]] typename F::V* e, [[maybe_unused]] const typename F::C* c, \
       [[maybe_unused]] typename F::S* s)

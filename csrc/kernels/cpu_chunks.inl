@@ -77,8 +77,7 @@ static void chunk(const PassCall& call, int64_t first, int64_t last) {
     typename F::S s[kUnroll * (sums + 1)] = {};
     for (; i + kLanes <= end; i += kLanes) {
 #pragma GCC unroll 8
-      for (int u = 0; u < kUnroll; ++u)
-        step<P, F, T>(v, i + u * kWidth, c, s + u * (sums + 1));
+      for (int u = 0; u < kUnroll; ++u) step<P, F, T>(v, i + u * kWidth, c, s + u * (sums + 1));
     }
     for (int u = 0; i < end; ++u, i += kWidth) {
       const int64_t left = end - i;
@@ -87,15 +86,14 @@ static void chunk(const PassCall& call, int64_t first, int64_t last) {
       else
         last_step<P, F, T>(v, i, static_cast<int>(left), c, s + u * (sums + 1));
     }
-    for (int k = 0; k < sums; ++k)
-      call.partials[block * sums + k] = lane_total(s + k, sums + 1);
+    for (int k = 0; k < sums; ++k) call.partials[block * sums + k] = lane_total(s + k, sums + 1);
   }
 }
 
 extern const ChunkTable chunks;
 const ChunkTable chunks = {{
-#define X(id, ...)                                                                     \
-  {chunk<id, Real, float>, chunk<id, Real, double>, chunk<id, Interleaved, float>,     \
+#define X(id, ...) \
+  {chunk<id, Real, float>, chunk<id, Real, double>, chunk<id, Interleaved, float>, \
    chunk<id, Interleaved, double>},
     KRYLOV_PASSES(X)
 #undef X

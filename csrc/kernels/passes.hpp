@@ -15,26 +15,26 @@ constexpr int kMaxSums = 4;
 
 // X(identifier, name, vectors, loaded, stored, coefficients, sums); bit k of a mask stands for vector k.
 // The arithmetic of each is in bodies.hpp; dots are conjugated on the left: a.b = sum conj(a_i) b_i.
-#define KRYLOV_PASSES(X)                                        \
-  X(Copy, "copy", 2, 0b10, 0b01, 0, 0)                          \
-  X(Axpy, "axpy", 2, 0b11, 0b01, 1, 0)                          \
-  X(Scale, "scale", 1, 0b1, 0b1, 1, 1)                          \
-  X(Norm, "norm", 1, 0b1, 0, 2, 3)                              \
-  X(Dot, "dot", 2, 0b11, 0, 0, 1)                               \
-  X(DotPair, "dot_pair", 3, 0b111, 0, 0, 2)                     \
-  X(Residual, "residual", 3, 0b110, 0b001, 2, 3)                \
-  X(Direction, "direction", 3, 0b110, 0b001, 0, 3)              \
-  X(CgResidual, "cg_residual", 2, 0b11, 0b01, 1, 1)             \
-  X(CgResidualDiag, "cg_residual_diag", 3, 0b111, 0b001, 1, 3)  \
-  X(CgStep, "cg_step", 3, 0b111, 0b011, 2, 3)                   \
-  X(CgStepDiag, "cg_step_diag", 4, 0b1111, 0b0011, 2, 3)        \
-  X(HalfStep, "bicgstab_half", 2, 0b11, 0b01, 1, 1)             \
-  X(Stabilise, "bicgstab_omega", 3, 0b111, 0, 1, 4)             \
-  X(BiStep, "bicgstab_step", 5, 0b11111, 0b00111, 4, 1)         \
-  X(BiStepM, "bicgstab_step_m", 7, 0b1111111, 0b0000111, 4, 1)  \
-  X(Multiply, "multiply", 3, 0b110, 0b001, 0, 0)                \
-  X(Relax, "neumann_step", 3, 0b111, 0b011, 2, 2)               \
-  X(RelaxM, "neumann_step_m", 4, 0b1111, 0b0011, 2, 3)          \
+#define KRYLOV_PASSES(X) \
+  X(Copy, "copy", 2, 0b10, 0b01, 0, 0) \
+  X(Axpy, "axpy", 2, 0b11, 0b01, 1, 0) \
+  X(Scale, "scale", 1, 0b1, 0b1, 1, 1) \
+  X(Norm, "norm", 1, 0b1, 0, 2, 3) \
+  X(Dot, "dot", 2, 0b11, 0, 0, 1) \
+  X(DotPair, "dot_pair", 3, 0b111, 0, 0, 2) \
+  X(Residual, "residual", 3, 0b110, 0b001, 2, 3) \
+  X(Direction, "direction", 3, 0b110, 0b001, 0, 3) \
+  X(CgResidual, "cg_residual", 2, 0b11, 0b01, 1, 1) \
+  X(CgResidualDiag, "cg_residual_diag", 3, 0b111, 0b001, 1, 3) \
+  X(CgStep, "cg_step", 3, 0b111, 0b011, 2, 3) \
+  X(CgStepDiag, "cg_step_diag", 4, 0b1111, 0b0011, 2, 3) \
+  X(HalfStep, "bicgstab_half", 2, 0b11, 0b01, 1, 1) \
+  X(Stabilise, "bicgstab_omega", 3, 0b111, 0, 1, 4) \
+  X(BiStep, "bicgstab_step", 5, 0b11111, 0b00111, 4, 1) \
+  X(BiStepM, "bicgstab_step_m", 7, 0b1111111, 0b0000111, 4, 1) \
+  X(Multiply, "multiply", 3, 0b110, 0b001, 0, 0) \
+  X(Relax, "neumann_step", 3, 0b111, 0b011, 2, 2) \
+  X(RelaxM, "neumann_step_m", 4, 0b1111, 0b0011, 2, 3) \
   X(LanczosStep, "lanczos_step", 3, 0b111, 0b001, 2, 1)
 
 enum class PassId : int {
@@ -77,7 +77,9 @@ constexpr int64_t kBlock = 4096;
 constexpr int kLanes = 16;
 
 constexpr int64_t real_length(int64_t n, Dtype t) { return is_complex(t) ? 2 * n : n; }
-constexpr int64_t block_count(int64_t n, Dtype t) { return (real_length(n, t) + kBlock - 1) / kBlock; }
+constexpr int64_t block_count(int64_t n, Dtype t) {
+  return (real_length(n, t) + kBlock - 1) / kBlock;
+}
 constexpr int64_t partials_size(int64_t n, Dtype t) { return block_count(n, t) * kMaxSums; }
 
 }  // namespace krylov

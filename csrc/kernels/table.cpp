@@ -18,16 +18,16 @@ void run_cpu(const PassCall& call) {
 TableList detect() {
   TableList list{};
   const auto add = [&list](Table table) { list.entries[list.count++] = table; };
-  add({"reference", run_reference, false});
-  add({"baseline", run_cpu<baseline::chunks>, false});
+  add({"reference", run_reference});
+  add({"baseline", run_cpu<baseline::chunks>});
 #if defined(KRYLOV_HAVE_AVX2)
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-    add({"avx2", run_cpu<avx2::chunks>, false});
+    add({"avx2", run_cpu<avx2::chunks>});
 #endif
 #if defined(KRYLOV_HAVE_AVX512)
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
       __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"))
-    add({"avx512", run_cpu<avx512::chunks>, false});
+    add({"avx512", run_cpu<avx512::chunks>});
 #endif
   return list;
 }

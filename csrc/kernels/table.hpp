@@ -8,9 +8,6 @@ namespace krylov {
 struct Table {
   const char* name;
   void (*run)(const PassCall& call);
-  // Whether the sums of a pass cover only this process's part of the vectors, so that the driver must reduce them
-  // over all parts before the recurrence goes on.
-  bool partial_sums;
 };
 
 // "reference" and, fastest last, the instruction sets that were built and that this processor has.

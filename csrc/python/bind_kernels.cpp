@@ -22,7 +22,8 @@ const Table& table_named(const std::string& name) {
 
 std::vector<std::string> table_names() {
   std::vector<std::string> names;
-  for (int k = 0; k < usable_tables().count; ++k) names.emplace_back(usable_tables().entries[k].name);
+  for (int k = 0; k < usable_tables().count; ++k)
+    names.emplace_back(usable_tables().entries[k].name);
   return names;
 }
 
@@ -52,21 +53,25 @@ struct Launch {
 };
 
 void prepare(Launch& launch, const std::string& table, const std::string& name,
-             const std::vector<py::array>& vectors, const std::vector<std::complex<double>>& coefs) {
+             const std::vector<py::array>& vectors,
+             const std::vector<std::complex<double>>& coefs) {
   launch.table = &table_named(table);
   int id = 0;
   while (id < kPassCount && name != kPasses[id].name) ++id;
   if (id == kPassCount) throw py::value_error("no pass named '" + name + "'");
   const PassInfo& pass = kPasses[id];
-  if (static_cast<int>(vectors.size()) != pass.vectors || static_cast<int>(coefs.size()) != pass.coefs)
+  if (static_cast<int>(vectors.size()) != pass.vectors ||
+      static_cast<int>(coefs.size()) != pass.coefs)
     throw py::value_error(name + " takes " + std::to_string(pass.vectors) + " vectors and " +
                           std::to_string(pass.coefs) + " coefficients");
   const Dtype dtype = dtype_of(vectors[0]);
   const int64_t n = vectors[0].size();
   launch.call = {static_cast<PassId>(id), dtype, n, {}, {}, launch.sums, nullptr};
   for (size_t k = 0; k < vectors.size(); ++k) {
-    if (!is_plain_vector(vectors[k], n, dtype) || ((pass.stored >> k & 1u) && !is_writable(vectors[k])))
-      throw py::value_error("vectors must be contiguous, of one size and dtype, and writable where stored");
+    if (!is_plain_vector(vectors[k], n, dtype) ||
+        ((pass.stored >> k & 1u) && !is_writable(vectors[k])))
+      throw py::value_error(
+          "vectors must be contiguous, of one size and dtype, and writable where stored");
     launch.call.vectors[k] = data_of(vectors[k]);
   }
   for (size_t k = 0; k < coefs.size(); ++k) {
@@ -88,7 +93,8 @@ std::vector<std::complex<double>> run_pass(const std::string& table, const std::
     for (int i = 0; i < repeat; ++i) launch.table->run(launch.call);
   }
   std::vector<std::complex<double>> sums;
-  for (int k = 0; k < info(launch.call.pass).sums; ++k) sums.emplace_back(launch.sums[k].re, launch.sums[k].im);
+  for (int k = 0; k < info(launch.call.pass).sums; ++k)
+    sums.emplace_back(launch.sums[k].re, launch.sums[k].im);
   return sums;
 }
 
@@ -98,13 +104,14 @@ void bind_kernels(py::module_& m) {
   m.def("passes", &describe_passes);
   m.def("tables", &table_names);
   m.def("current_table", [] { return std::string(current_table().name); });
-  m.def("use_table",
-        [](const std::string& name) {
-          const std::string previous = current_table().name;
-          use_table(table_named(name));
-          return previous;
-        },
-        py::arg("name"));
+  m.def(
+      "use_table",
+      [](const std::string& name) {
+        const std::string previous = current_table().name;
+        use_table(table_named(name));
+        return previous;
+      },
+      py::arg("name"));
   m.def("run_pass", &run_pass, py::arg("table"), py::arg("name"), py::arg("vectors"),
         py::arg("coefs") = std::vector<std::complex<double>>{}, py::arg("repeat") = 1);
   m.def("threads", &thread_count);

@@ -5,7 +5,6 @@
 #include <complex>
 #include <vector>
 
-
 namespace krylov {
 namespace {
 
@@ -37,12 +36,13 @@ CsrMatrix::CsrMatrix(int64_t columns, py::array row_start, py::array column, py:
   if (!is_contiguous(row_start_) || !is_contiguous(column_) || !is_contiguous(entry_))
     throw py::value_error("indptr, indices and data must be contiguous vectors");
   if (row_start_.size() < 1 || column_.size() != entry_.size())
-    throw py::value_error("indices and data must have the same length, and indptr at least one entry");
+    throw py::value_error(
+        "indices and data must have the same length, and indptr at least one entry");
   const auto width = row_start_.dtype().itemsize();
   if (row_start_.dtype().kind() != 'i' || column_.dtype().kind() != 'i' ||
       column_.dtype().itemsize() != width || (width != 4 && width != 8))
     throw py::type_error("indptr and indices must both be int32 or both be int64");
-  view_ = {row_start_.size() - 1, columns,         dtype_of(entry_), width == 8,
+  view_ = {row_start_.size() - 1, columns,        dtype_of(entry_), width == 8,
            row_start_.data(),     column_.data(), entry_.data()};
   const bool valid = view_.wide ? indices_valid<int64_t>(view_, entry_.size())
                                 : indices_valid<int32_t>(view_, entry_.size());
@@ -59,10 +59,12 @@ void bind_matrix(py::module_& m) {
             const Csr& a = self.view();
             if (!is_plain_vector(x, a.columns, a.dtype) || !is_plain_vector(y, a.rows, a.dtype) ||
                 !is_writable(y))
-              throw py::value_error("x and y must be contiguous vectors of the matrix's dtype and shape");
+              throw py::value_error(
+                  "x and y must be contiguous vectors of the matrix's dtype and shape");
             const bool weighted = !weight.is_none();
             if (weighted && !is_plain_vector(weight, a.rows, a.dtype))
-              throw py::value_error("weight must be a contiguous vector of the matrix's dtype and rows");
+              throw py::value_error(
+                  "weight must be a contiguous vector of the matrix's dtype and rows");
             std::vector<Complex> partials(static_cast<size_t>(csr_partials_size(a.rows)));
             Complex dot;
             const void *x_data = x.data(), *w_data = weighted ? data_of(weight) : nullptr;

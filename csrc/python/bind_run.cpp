@@ -20,10 +20,10 @@ Dtype dtype_from(int code) {
   return static_cast<Dtype>(code);
 }
 
-std::unique_ptr<Run> make_run(const std::string& method, int64_t n, int dtype, double rtol, double atol,
-                              int64_t maxiter, bool has_x0, bool preconditioned, bool diagonal,
-                              int judge_every, bool verify, int on_curvature, double radius,
-                              int max_restarts, bool track, double step) {
+std::unique_ptr<Run> make_run(const std::string& method, int64_t n, int dtype, double rtol,
+                              double atol, int64_t maxiter, bool has_x0, bool preconditioned,
+                              bool diagonal, int judge_every, bool verify, int on_curvature,
+                              double radius, int max_restarts, bool track, double step) {
   const Solver* solver = find_solver(method.c_str());
   if (!solver) throw py::value_error("unknown method " + method);
   SystemOptions o;
@@ -82,6 +82,8 @@ void bind_run(py::module_& m) {
                   })
       .def_static("calibrate", &Run::calibrate)
       .def("advance", &Run::advance)
+      .def("set_partial_sums",
+           [](Run& run, bool partial) { run.recurrence().set_partial_sums(partial); })
       .def("curvature", &Run::curvature)
       .def("stop", [](Run& run) { run.recurrence().stop(); })
       .def("set_vector", &Run::set_vector)
@@ -111,24 +113,26 @@ void bind_run(py::module_& m) {
                              [](Run& run) { return run.system().indefinite_preconditioner(); })
       .def_property_readonly("direction_curvature",
                              [](Run& run) { return run.system().direction_curvature(); })
-      .def_property_readonly("direction_slot", [](Run& run) { return run.system().direction_slot(); })
-      .def("residual_norm_at", [](Run& run, size_t k) { return run.recurrence().trace().residual_norms.at(k); })
-      .def("quadratic_value_at", [](Run& run, size_t k) { return run.recurrence().trace().quadratic_values.at(k); })
-      .def("latest",
-           [](Run& run) {
-             const Trace& t = run.recurrence().trace();
-             return py::make_tuple(run.recurrence().iterations(), t.residual_norms.back(),
-                                   t.quadratic_values.back());
-           })
-      .def_property_readonly("residual_norms",
-                             [](Run& run) { return copy_of(run.recurrence().trace().residual_norms); })
-      .def_property_readonly("quadratic_values",
-                             [](Run& run) { return copy_of(run.recurrence().trace().quadratic_values); })
-      .def_property_readonly("alphas", [](Run& run) { return copy_of(run.recurrence().trace().alphas); })
-      .def_property_readonly("betas", [](Run& run) { return copy_of(run.recurrence().trace().betas); })
+      .def_property_readonly("direction_slot",
+                             [](Run& run) { return run.system().direction_slot(); })
+      .def("residual_norm_at",
+           [](Run& run, size_t k) { return run.recurrence().trace().residual_norms.at(k); })
+      .def("quadratic_value_at",
+           [](Run& run, size_t k) { return run.recurrence().trace().quadratic_values.at(k); })
+      .def_property_readonly(
+          "residual_norms",
+          [](Run& run) { return copy_of(run.recurrence().trace().residual_norms); })
+      .def_property_readonly(
+          "quadratic_values",
+          [](Run& run) { return copy_of(run.recurrence().trace().quadratic_values); })
+      .def_property_readonly("alphas",
+                             [](Run& run) { return copy_of(run.recurrence().trace().alphas); })
+      .def_property_readonly("betas",
+                             [](Run& run) { return copy_of(run.recurrence().trace().betas); })
       .def_property_readonly("curvatures",
                              [](Run& run) { return copy_of(run.recurrence().trace().curvatures); })
-      .def_property_readonly("signs", [](Run& run) { return copy_of(run.recurrence().trace().signs); })
+      .def_property_readonly("signs",
+                             [](Run& run) { return copy_of(run.recurrence().trace().signs); })
       .def("launches",
            [](Run& run) {
              py::dict counts;
@@ -137,26 +141,29 @@ void bind_run(py::module_& m) {
                  counts[kPasses[k].name] = count;
              return counts;
            })
-      .def_property("sums",
-                    [](Run& run) {
-                      std::vector<std::complex<double>> sums;
-                      for (int k = 0; k < run.recurrence().sum_count(); ++k)
-                        sums.emplace_back(run.recurrence().sums()[k].re, run.recurrence().sums()[k].im);
-                      return sums;
-                    },
-                    [](Run& run, const std::vector<std::complex<double>>& sums) {
-                      if (static_cast<int>(sums.size()) != run.recurrence().sum_count())
-                        throw py::value_error("wrong number of sums");
-                      for (size_t k = 0; k < sums.size(); ++k)
-                        run.recurrence().sums()[k] = {sums[k].real(), sums[k].imag()};
-                    });
+      .def_property(
+          "sums",
+          [](Run& run) {
+            std::vector<std::complex<double>> sums;
+            for (int k = 0; k < run.recurrence().sum_count(); ++k)
+              sums.emplace_back(run.recurrence().sums()[k].re, run.recurrence().sums()[k].im);
+            return sums;
+          },
+          [](Run& run, const std::vector<std::complex<double>>& sums) {
+            if (static_cast<int>(sums.size()) != run.recurrence().sum_count())
+              throw py::value_error("wrong number of sums");
+            for (size_t k = 0; k < sums.size(); ++k)
+              run.recurrence().sums()[k] = {sums[k].real(), sums[k].imag()};
+          });
 
   m.def(
       "slots",
       [](const std::string& method) {
-        const auto run = make_run(method, 0, 0, 0, 0, 0, false, false, false, 0, false, 0, 0, 0, false, 0);
+        const auto run =
+            make_run(method, 0, 0, 0, 0, 0, false, false, false, 0, false, 0, 0, 0, false, 0);
         std::vector<std::string> names;
-        for (int k = 0; k < run->recurrence().vector_count(); ++k) names.emplace_back(run->recurrence().slot_name(k));
+        for (int k = 0; k < run->recurrence().vector_count(); ++k)
+          names.emplace_back(run->recurrence().slot_name(k));
         return names;
       },
       py::arg("method"));

@@ -23,8 +23,7 @@ bool owns_alone(py::handle array) {
 }  // namespace
 
 Run::Run(std::unique_ptr<Recurrence> recurrence)
-    : recurrence_(std::move(recurrence)),
-      homes_(static_cast<size_t>(recurrence_->vector_count())) {
+    : recurrence_(std::move(recurrence)), homes_(static_cast<size_t>(recurrence_->vector_count())) {
   for (int slot = 0; slot < recurrence_->vector_count(); ++slot) vectors_.append(py::none());
 }
 
@@ -71,7 +70,13 @@ double Run::curvature() {
   if (!run.vector(Slots::b) || run.size() == 0 || run.b_norm() == 0.0) return 0.0;
   Complex sums[kMaxSums];
   std::vector<Complex> partials(static_cast<size_t>(partials_size(run.size(), run.dtype())));
-  PassCall call{PassId::DotPair, run.dtype(), run.size(), {run.vector(Slots::b), run.vector(Slots::r), run.vector(Slots::x)}, {}, sums, partials.data()};
+  PassCall call{PassId::DotPair,
+                run.dtype(),
+                run.size(),
+                {run.vector(Slots::b), run.vector(Slots::r), run.vector(Slots::x)},
+                {},
+                sums,
+                partials.data()};
   {
     py::gil_scoped_release nogil;
     run.table().run(call);
@@ -85,15 +90,21 @@ bool Run::answer_natively() {
     Recurrence& run = *recurrence_;
     const void* weight = demand.weight >= 0 ? run.vector(demand.weight) : nullptr;
     Complex dot;
-    csr_multiply(matrix_->view(), run.vector(demand.source), run.vector(demand.target), weight, &dot,
-                 partials_.data());
+    csr_multiply(matrix_->view(), run.vector(demand.source), run.vector(demand.target), weight,
+                 &dot, partials_.data());
     ++products_;
     if (weight) run.supply_dot(dot);
     return true;
   }
   if (demand.request == Request::precondition && diagonal_data_) {
     Recurrence& run = *recurrence_;
-    PassCall call{PassId::Multiply, run.dtype(), run.size(), {run.vector(demand.target), diagonal_data_, run.vector(demand.source)}, {}, nullptr, nullptr};
+    PassCall call{PassId::Multiply,
+                  run.dtype(),
+                  run.size(),
+                  {run.vector(demand.target), diagonal_data_, run.vector(demand.source)},
+                  {},
+                  nullptr,
+                  nullptr};
     run.table().run(call);
     return true;
   }

@@ -41,8 +41,9 @@ class Run {
   void place(int slot, py::handle vector);
 
   std::unique_ptr<Recurrence> recurrence_;
-  py::list vectors_;                // the array in each slot now: workspace memory, or an answer that was borrowed
-  std::vector<py::object> homes_;   // workspace memory of each slot
+  py::list
+      vectors_;  // the array in each slot now: workspace memory, or an answer that was borrowed
+  std::vector<py::object> homes_;  // workspace memory of each slot
   std::shared_ptr<CsrMatrix> matrix_;
   py::array diagonal_;
   void* diagonal_data_ = nullptr;

@@ -85,7 +85,8 @@ void measure_iterate(BiScalars& s, const Complex* sums) {
 
 class BiCgStab final : public LinearSystem {
  public:
-  static constexpr int p = kSystemSlots, t = p + 1, shadow = p + 2, mp = p + 3, ms = p + 4, kSlots = p + 5;
+  static constexpr int p = kSystemSlots, t = p + 1, shadow = p + 2, mp = p + 3, ms = p + 4,
+                       kSlots = p + 5;
 
   BiCgStab(int64_t n, Dtype dtype, const SystemOptions& options)
       : LinearSystem(n, dtype, kSlots, options) {
@@ -184,7 +185,19 @@ class BiCgStab final : public LinearSystem {
 
  private:
   enum class Stage {
-    start, rho, precondition_p, product_p, alpha, half, precondition_s, product_s, omega, update, measure, close, next
+    start,
+    rho,
+    precondition_p,
+    product_p,
+    alpha,
+    half,
+    precondition_s,
+    product_s,
+    omega,
+    update,
+    measure,
+    close,
+    next
   };
 
   // A step that would magnify the residual beyond what its digits can carry is a breakdown of alpha.
@@ -205,12 +218,13 @@ class BiCgStab final : public LinearSystem {
   }
 
   Request update() {
-    if (s_.status == Status::breakdown_omega) return end_at_half_step();  // s is the residual of x + alpha M p
+    if (s_.status == Status::breakdown_omega)
+      return end_at_half_step();  // s is the residual of x + alpha M p
     if (s_.status != Status::running) return break_down(s_.status);
     keep_best(rr_before_, s_.predicted_rr);
     if (options().preconditioned)
-      launch(PassId::BiStepM, {x, r, p, t, v, mp, ms}, {&s_.alpha_x, &s_.omega_x, &s_.omega, &s_.beta},
-             finish_of<new_residual>);
+      launch(PassId::BiStepM, {x, r, p, t, v, mp, ms},
+             {&s_.alpha_x, &s_.omega_x, &s_.omega, &s_.beta}, finish_of<new_residual>);
     else
       launch(PassId::BiStep, {x, r, p, t, v}, {&s_.alpha_x, &s_.omega_x, &s_.omega, &s_.beta},
              finish_of<new_residual>);

@@ -37,7 +37,8 @@ void take_rho(CgScalars& s, double rho) {
   if (!is_finite(rho)) s.status = Status::non_finite;
   if (rho <= 0.0) {
     s.indefinite_m = true;
-    if (rho == 0.0 || s.on_curvature != OnCurvature::ignore) s.status = Status::indefinite_preconditioner;
+    if (rho == 0.0 || s.on_curvature != OnCurvature::ignore)
+      s.status = Status::indefinite_preconditioner;
   }
   s.rho = rho;
 }
@@ -111,7 +112,9 @@ void take_flexible_beta(CgScalars& s, double rho, double vz) {
 }
 
 void fixed_beta(CgScalars& s, const Complex* sums) { take_fixed_beta(s, sums[0].re); }
-void flexible_beta(CgScalars& s, const Complex* sums) { take_flexible_beta(s, sums[0].re, sums[1].re); }
+void flexible_beta(CgScalars& s, const Complex* sums) {
+  take_flexible_beta(s, sums[0].re, sums[1].re);
+}
 
 void diagonal_residual(CgScalars& s, const Complex* sums) {
   s.rr = sums[0].re;
@@ -231,7 +234,18 @@ class Cg final : public LinearSystem {
 
  private:
   enum class Stage {
-    start, first_rho, first_direction, product, curvature, residual, look, beta, direction, close_last, verify, ended
+    start,
+    first_rho,
+    first_direction,
+    product,
+    curvature,
+    residual,
+    look,
+    beta,
+    direction,
+    close_last,
+    verify,
+    ended
   };
 
   bool has_m() const { return options().preconditioned || options().diagonal; }
@@ -264,9 +278,11 @@ class Cg final : public LinearSystem {
     if (negative_curvatures_ > 0 && !replaced_) keep_best(rr_before_, s_.rr);
     const bool formed = options().preconditioned || (options().diagonal && replaced_);
     if (options().diagonal && !formed)
-      launch(PassId::CgStepDiag, {x, p, r, diag}, {&s_.alpha_x, &s_.beta}, finish_of<measure_direction>);
+      launch(PassId::CgStepDiag, {x, p, r, diag}, {&s_.alpha_x, &s_.beta},
+             finish_of<measure_direction>);
     else
-      launch(PassId::CgStep, {x, p, formed ? z : r}, {&s_.alpha_x, &s_.beta}, finish_of<measure_direction>);
+      launch(PassId::CgStep, {x, p, formed ? z : r}, {&s_.alpha_x, &s_.beta},
+             finish_of<measure_direction>);
     stage_ = Stage::product;
     if (replaced_) {
       replaced_ = false;
@@ -282,10 +298,13 @@ class Cg final : public LinearSystem {
 
   void note_negative_curvature() {
     ++negative_curvatures_;
-    if (direction_curvature_ >= 0.0 || s_.quotient < direction_curvature_) direction_curvature_ = s_.quotient;
+    if (direction_curvature_ >= 0.0 || s_.quotient < direction_curvature_)
+      direction_curvature_ = s_.quotient;
   }
 
-  void note_indefinite_m() { indefinite_preconditioner_ = indefinite_preconditioner_ || s_.indefinite_m; }
+  void note_indefinite_m() {
+    indefinite_preconditioner_ = indefinite_preconditioner_ || s_.indefinite_m;
+  }
 
   void record() {
     record_iteration();

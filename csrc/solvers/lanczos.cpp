@@ -16,7 +16,8 @@ void Lanczos::take_ww(Scalars& s, const Complex* sums) { s.ww = sums[0].re; }
 void Lanczos::take_projection(Scalars& s, const Complex* sums) { s.projection = -sums[0]; }
 
 Lanczos::Lanczos(int64_t n, Dtype dtype, int steps, bool reorthogonalise)
-    : Recurrence(n, dtype, reorthogonalise ? steps + 1 : 3), steps_(steps),
+    : Recurrence(n, dtype, reorthogonalise ? steps + 1 : 3),
+      steps_(steps),
       reorthogonalise_(reorthogonalise) {
   trace_.alphas.reserve(static_cast<size_t>(steps));
   trace_.betas.reserve(static_cast<size_t>(steps));
@@ -43,7 +44,8 @@ Request Lanczos::advance() {
       return ask(Request::multiply, here, next, here);
 
     case Stage::alpha:
-      if (!take_supplied_dot(finish_of<take_alpha>)) launch(PassId::Dot, {here, next}, {}, finish_of<take_alpha>);
+      if (!take_supplied_dot(finish_of<take_alpha>))
+        launch(PassId::Dot, {here, next}, {}, finish_of<take_alpha>);
       stage_ = Stage::subtract;
       return Request::none;
 

@@ -25,7 +25,18 @@ class Lanczos final : public Recurrence {
   void* scalars() override { return &s_; }
 
  private:
-  enum class Stage { measure, normalise, product, alpha, subtract, sweep, project, remove, close, scale };
+  enum class Stage {
+    measure,
+    normalise,
+    product,
+    alpha,
+    subtract,
+    sweep,
+    project,
+    remove,
+    close,
+    scale
+  };
   struct Scalars {
     Complex alpha, beta, projection, inverse, tiny{0x1p-520, 0}, huge{0x1p500, 0};
     double ww = 0.0, norm = 0.0;

@@ -7,11 +7,15 @@ namespace krylov {
 void Trace::reserve(int64_t iterations) {
   // Longer runs grow geometrically from here.
   const auto count = static_cast<size_t>(std::min<int64_t>(iterations, 100000) + 1);
-  for (auto* history : {&residual_norms, &quadratic_values, &alphas, &betas}) history->reserve(count);
+  for (auto* history : {&residual_norms, &quadratic_values, &alphas, &betas})
+    history->reserve(count);
 }
 
 Recurrence::Recurrence(int64_t n, Dtype dtype, int vectors)
-    : table_(current_table()), n_(n), dtype_(dtype), vectors_(static_cast<size_t>(vectors), nullptr),
+    : table_(current_table()),
+      n_(n),
+      dtype_(dtype),
+      vectors_(static_cast<size_t>(vectors), nullptr),
       partials_(static_cast<size_t>(partials_size(n, dtype))) {}
 
 Request Recurrence::resume() {
@@ -24,7 +28,7 @@ Request Recurrence::resume() {
     }
     const Request request = advance();
     if (request != Request::none) return request;
-    if (pending_ && table_.partial_sums) return ask(Request::reduce);
+    if (pending_ && partial_sums_) return ask(Request::reduce);
   }
 }
 

@@ -54,12 +54,16 @@ class Recurrence {
 
   // The dot that a multiply demand asked for, when the driver has it.
   void supply_dot(Complex value);
-  // The sums of the last pass, for a driver that answers Request::reduce.
+  // Where the vectors are one part of longer ones, a driver adds up the sums of every pass over all parts: it answers
+  // Request::reduce by replacing them here.
+  void set_partial_sums(bool partial) { partial_sums_ = partial; }
   Complex* sums() { return sums_; }
   int sum_count() const { return sum_count_; }
 
   // The driver ends the run after a judge request.
-  void stop() { if (status_ == Status::running) status_ = Status::stopped; }
+  void stop() {
+    if (status_ == Status::running) status_ = Status::stopped;
+  }
 
   void set_vector(int slot, void* data) { vectors_[slot] = data; }
   void* vector(int slot) const { return vectors_[slot]; }
@@ -109,7 +113,7 @@ class Recurrence {
   Finish pending_ = nullptr;
   Demand demand_;
   bool dot_supplied_ = false;
-
+  bool partial_sums_ = false;
 };
 
 // A finish on a typed struct of scalars as the untyped one that launch() takes.

@@ -160,7 +160,8 @@ Request LinearSystem::judge_truth() {
   if (restart_reason_ == Status::running) {
     // The recurrence had drifted from the truth. Go on from the true residual as long as that helps.
     const bool useful = last_verified_ < 0.0 || s.residual_norm < 0.5 * last_verified_;
-    last_verified_ = last_verified_ < 0.0 ? s.residual_norm : std::min(last_verified_, s.residual_norm);
+    last_verified_ =
+        last_verified_ < 0.0 ? s.residual_norm : std::min(last_verified_, s.residual_norm);
     useless_verifications_ = useful ? 0 : useless_verifications_ + 1;
     if (useless_verifications_ >= 2) return conclude(Status::stagnation);
   }
@@ -185,8 +186,8 @@ void LinearSystem::keep_best(double rr, double new_rr) {
 }
 
 Request LinearSystem::conclude(Status why) {
-  const bool as_it_is = why == Status::stopped || why == Status::trust_radius ||
-                        why == Status::negative_curvature;
+  const bool as_it_is =
+      why == Status::stopped || why == Status::trust_radius || why == Status::negative_curvature;
   if (as_it_is || !options_.verify) return end(why);
   if (saved_rr_ >= 0.0 && !(common().rr <= saved_rr_)) launch(PassId::Copy, {x, best});
   ending_ = why;

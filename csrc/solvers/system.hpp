@@ -92,7 +92,18 @@ class LinearSystem : public Recurrence {
 
  private:
   enum class Phase {
-    measure_b, ask_x0, first_residual, first_quadratic, scale, begin, iterate, true_residual, rescale, judge_truth, last_residual, report
+    measure_b,
+    ask_x0,
+    first_residual,
+    first_quadratic,
+    scale,
+    begin,
+    iterate,
+    true_residual,
+    rescale,
+    judge_truth,
+    last_residual,
+    report
   };
   Request begin();
   Request judge_truth();

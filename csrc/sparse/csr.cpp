@@ -23,8 +23,8 @@ double row_sum(const T* entry, const Index* column, const T* x, int64_t k, int64
 }
 
 template <class T, class Index>
-void real_rows(const Csr& a, const void* x_data, void* y_data, const void* w_data, Complex* partials,
-               int64_t first, int64_t last) {
+void real_rows(const Csr& a, const void* x_data, void* y_data, const void* w_data,
+               Complex* partials, int64_t first, int64_t last) {
   const auto* start = static_cast<const Index*>(a.row_start);
   const auto* column = static_cast<const Index*>(a.column);
   const auto* entry = static_cast<const T*>(a.entry);
@@ -32,7 +32,8 @@ void real_rows(const Csr& a, const void* x_data, void* y_data, const void* w_dat
   const auto* w = static_cast<const T*>(w_data);
   auto* y = static_cast<T*>(y_data);
   for (int64_t block = first; block < last; ++block) {
-    const int64_t end = block * kRowBlock + kRowBlock < a.rows ? block * kRowBlock + kRowBlock : a.rows;
+    const int64_t end =
+        block * kRowBlock + kRowBlock < a.rows ? block * kRowBlock + kRowBlock : a.rows;
     double dot = 0.0;
     for (int64_t i = block * kRowBlock; i < end; ++i) {
       const double value = row_sum(entry, column, x, start[i], start[i + 1]);
@@ -53,7 +54,8 @@ void complex_rows(const Csr& a, const void* x_data, void* y_data, const void* w_
   const auto* w = static_cast<const T*>(w_data);
   auto* y = static_cast<T*>(y_data);
   for (int64_t block = first; block < last; ++block) {
-    const int64_t end = block * kRowBlock + kRowBlock < a.rows ? block * kRowBlock + kRowBlock : a.rows;
+    const int64_t end =
+        block * kRowBlock + kRowBlock < a.rows ? block * kRowBlock + kRowBlock : a.rows;
     Complex dot;
     for (int64_t i = block * kRowBlock; i < end; ++i) {
       Complex sum;

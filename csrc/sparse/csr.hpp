@@ -7,8 +7,8 @@ namespace krylov {
 
 struct Csr {
   int64_t rows, columns;
-  Dtype dtype;       // of the entries and of both vectors
-  bool wide;         // int64 row pointers and column indices, else int32
+  Dtype dtype;  // of the entries and of both vectors
+  bool wide;    // int64 row pointers and column indices, else int32
   const void* row_start;
   const void* column;
   const void* entry;
