@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import scipy.sparse as sp
 
 from krylov.workspace import DTYPES
 
@@ -27,40 +28,86 @@ def is_torch(value: Any) -> bool:
 
 
 def view(value: Any, name: str) -> NDArray[Any]:
-    """The same memory as a NumPy array; raises where there is no such view.
+    """The numbers of `value` as a NumPy array: the same memory where there is any, else (lists, scalars) a new one.
 
     Raises
     ------
     TypeError
-        The value lives on another device, is sparse, or is no array at all.
+        The value lives on another device, is sparse or masked, or holds no numbers.
     """
-    if isinstance(value, np.ndarray):
-        return value
-    if is_torch(value):
-        value = value.detach()
-        if value.device.type != "cpu":
-            raise TypeError(
-                f"{name} is on device '{value.device}', and this build computes on the CPU: move it with .cpu()"
-            )
-        if value.layout is not sys.modules["torch"].strided:
-            raise TypeError(f"{name} is a sparse tensor; a dense vector is needed")
-        return np.from_dlpack(value.resolve_conj().resolve_neg())
-    if hasattr(value, "__dlpack__"):
+    if type(value) is np.ndarray:
+        array = value
+    elif is_torch(value):
+        array = _view_tensor(value.detach(), name)
+    elif isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{name} is a masked array: fill it first")
+    elif sp.issparse(value):
+        raise TypeError(f"{name} is sparse, but a dense vector is needed: use .toarray()")
+    elif hasattr(value, "__dlpack__") and not isinstance(value, np.ndarray):
+        array = _import_dlpack(value, name)
+    else:
         try:
-            return np.from_dlpack(value)
-        except (BufferError, RuntimeError, ValueError) as error:
-            raise TypeError(f"{name} cannot be shared with the CPU: {error}") from error
-    return np.asarray(value)
+            array = np.asarray(value)
+        except ValueError as error:
+            raise TypeError(f"{name} is no array of numbers: {error}") from error
+    if array.dtype.kind not in "biufc":
+        raise TypeError(f"{name} has entries of dtype {array.dtype}, which are not numbers")
+    return array
+
+
+def _view_tensor(tensor: Any, name: str) -> NDArray[Any]:
+    if tensor.device.type != "cpu":
+        raise TypeError(
+            f"{name} is on device '{tensor.device}', and this build computes on the CPU: move it with .cpu()"
+        )
+    if tensor.layout is not sys.modules["torch"].strided:
+        raise TypeError(f"{name} is a sparse tensor, but a dense one is needed: use .to_dense()")
+    return _import_dlpack(tensor.resolve_conj().resolve_neg(), name)
+
+
+def _import_dlpack(value: Any, name: str) -> NDArray[Any]:
+    try:
+        array: NDArray[Any] = np.from_dlpack(value)
+    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+        raise TypeError(
+            f"{name} ({getattr(value, 'dtype', type(value).__name__)}) cannot be shared with NumPy: {error}"
+        ) from error
+    return array
 
 
 def common_dtype(*dtypes: Any) -> np.dtype[Any]:
     """float32, float64, complex64 or complex128 that holds them all; as in SciPy everything else is float64."""
-    dtype = np.result_type(*dtypes)
+    dtype = np.result_type(*dtypes).newbyteorder("=")
     if dtype in DTYPES:
-        return dtype.newbyteorder("=")
-    if dtype.kind in "biufc":
-        return np.dtype(np.complex128 if dtype.kind == "c" else np.float64)
-    raise TypeError(f"entries of dtype {dtype} are not numbers")
+        return dtype
+    return np.dtype(np.complex128 if dtype.kind == "c" else np.float64)
+
+
+def as_vector(array: NDArray[Any], n: int, dtype: np.dtype[Any], name: str) -> NDArray[Any]:
+    """A contiguous vector of the dtype of the solve; a copy only where strides or dtype make one necessary."""
+    if array.ndim not in (1, 2) or array.size != n or (array.ndim == 2 and array.shape[1] != 1):
+        raise ValueError(
+            f"{name} must have shape ({n},) or ({n}, 1), but its shape is {array.shape}"
+        )
+    refuse_complex(array.dtype, dtype, name)
+    with np.errstate(over="ignore"):  # what overflows here is reported by its index
+        return np.ascontiguousarray(array.reshape(n), dtype)
+
+
+def refuse_complex(given: np.dtype[Any], dtype: np.dtype[Any], name: str) -> None:
+    """Raise where an argument has imaginary parts that the solve would have to drop."""
+    if given.kind == "c" and dtype.kind != "c":
+        raise TypeError(
+            f"{name} is {given}, but A and b are real ({dtype}): give b as complex128, or take the real part of {name}"
+        )
+
+
+def refuse_non_finite(vector: NDArray[Any], name: str) -> None:
+    """Raise at the first NaN or infinity."""
+    finite = np.isfinite(vector)
+    if not finite.all():
+        i = int(np.argmin(finite))
+        raise ValueError(f"{name} contains {vector[i]} at index {i}; every entry must be finite")
 
 
 class Exchange:
@@ -108,8 +155,6 @@ def as_answer(
     if value is None:
         raise TypeError(f"{who} returned None; it must return the product")
     array = view(value, f"what {who} returned")
-    if array.dtype.kind not in "biufc":
-        raise TypeError(f"{who} returned entries of dtype {array.dtype}, which are not numbers")
     if array.size != n or array.ndim > 2 or (array.ndim == 2 and 1 not in array.shape):
         raise ValueError(f"{who} returned shape {array.shape}, but ({n},) is needed")
     if array.dtype != dtype and not _holds(dtype, array.dtype, narrow):

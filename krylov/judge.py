@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import operator
+import math
 from typing import TYPE_CHECKING, Any
 
 from krylov.outcome import Candidate, Outcome
 from krylov.stopping import Trace
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from krylov import _core
-    from krylov.arrays import Exchange
-    from krylov.session import Options
+    from krylov.options import Options
+    from krylov.problem import Problem
 
 __all__ = ["Judge"]
 
@@ -24,15 +22,13 @@ _GRID = 1.3
 class Judge:
     """Called by the drive loop after an iteration; ends the run when the rule or the callback says so."""
 
-    def __init__(
-        self, run: _core.Run, x: NDArray[Any], exchange: Exchange, options: Options, maxiter: int
-    ) -> None:
+    def __init__(self, run: _core.Run, problem: Problem, options: Options, maxiter: int) -> None:
         self.outcome: Outcome | None = None
         self._run = run
-        self._x = x
-        self._exchange = exchange
+        self._x = problem.x
+        self._exchange = problem.exchange
         self._callback = options.callback
-        self._seen = exchange.outward(self._x) if options.callback else None
+        self._seen = self._exchange.outward(self._x) if options.callback else None
         self._rule = options.stop
         self._trace = Trace(run)
         self._signed = options.track
@@ -75,16 +71,13 @@ class Judge:
 
 
 def _wanted(candidates: Any, maxiter: int) -> range | frozenset[int] | None:
-    if candidates is None:
-        return None
-    if isinstance(candidates, str):
-        if candidates == "all":
-            return range(1, maxiter + 1)
-        if candidates == "geometric":
-            grid, value = {1}, 1.0
-            while value < maxiter:
-                value *= _GRID
-                grid.add(-int(-value // 1))
-            return frozenset(grid)
-        raise ValueError(f"candidates must be 'all', 'geometric' or iterations, got {candidates!r}")
-    return frozenset(operator.index(i) for i in candidates)
+    if candidates == "all":
+        return range(1, maxiter + 1)
+    if candidates == "geometric":
+        grid, value = {1}, 1.0
+        while value < maxiter:
+            value *= _GRID
+            grid.add(math.ceil(value))
+        return frozenset(grid)
+    wanted: frozenset[int] | None = candidates
+    return wanted

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.sparse as sp
 from scipy.sparse.linalg import LinearOperator
 
 from krylov import _core
-from krylov.arrays import Exchange, as_answer, is_torch, view
+from krylov.arrays import Exchange, as_answer, is_torch, refuse_complex, view
 
-__all__ = ["Multiplier", "Operator", "as_operator"]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["BoundOperator", "Multiplier", "Operator", "as_operator"]
 
 # multiply(source, target) returns the product with source; it may have put it into target (both are NumPy views).
 Multiplier = Callable[[Any, Any], Any]
@@ -46,58 +49,99 @@ class Operator:
     native: bool
     name: str
 
-    def csr(self, dtype: np.dtype[Any]) -> _core.CsrMatrix | None:
-        """The matrix for the threaded product of the native core, where A is sparse."""
-        if not sp.issparse(self.matrix):
-            return None
-        csr = self.matrix.tocsr()
-        index = csr.indices.dtype if csr.indices.dtype == csr.indptr.dtype else np.dtype(np.int64)
-        if index not in (np.dtype(np.int32), np.dtype(np.int64)):
-            index = np.dtype(np.int64)
-        return _core.CsrMatrix(
-            csr.shape[1],
-            np.ascontiguousarray(csr.indptr, index),
-            np.ascontiguousarray(csr.indices, index),
-            np.ascontiguousarray(csr.data, dtype),
+    def bind(
+        self, n: int, dtype: np.dtype[Any], exchange: Exchange, *, narrow: bool = False
+    ) -> BoundOperator:
+        """The operator for vectors of this size and dtype; `narrow` allows it less precision than theirs.
+
+        Raises
+        ------
+        TypeError
+            It is complex, and the vectors are real.
+        ValueError
+            It has another size, or a sparse matrix is corrupt.
+        """
+        if self.shape is not None and self.shape[0] != n:
+            raise ValueError(f"shapes of {self.name} {self.shape} and b ({n},) are incompatible")
+        name = self.name
+
+        def convert(answer: Any) -> NDArray[Any]:
+            return as_answer(answer, n, dtype, name, narrow=narrow)
+
+        if self.matrix is None:
+            assert self.function is not None
+            foreign = exchange.foreign and not self.native
+            multiply = _outward(self.function, exchange) if foreign else _inward(self.function)
+            return BoundOperator(multiply, convert, None)
+        refuse_complex(self.matrix.dtype, dtype, name)
+        if sp.issparse(self.matrix):
+            csr = _csr(self.matrix, dtype)
+            return BoundOperator(_sparse_multiplier(csr), convert, csr)
+        return BoundOperator(
+            _dense_multiplier(np.ascontiguousarray(self.matrix, dtype)), convert, None
         )
 
-    def multiplier(self, n: int, dtype: np.dtype[Any], exchange: Exchange) -> Multiplier:
-        """The product as the drive loop calls it."""
-        if self.matrix is not None:
-            matrix = self.csr(dtype)
-            if matrix is not None:
-                native = matrix
-                return lambda source, target: _sparse_product(native, source, target)
-            dense = np.ascontiguousarray(self.matrix, dtype)
-            return lambda source, target: _dense_product(dense, source, target)
-        function = self.function
-        assert function is not None
-        if self.native or not exchange.foreign:
-            return lambda source, _: function(source)
-        # The view of the latest source in the caller's library: most solvers multiply one vector of the workspace.
-        latest: list[Any] = [None, None]
 
-        def multiply(source: Any, _: Any) -> Any:
-            if latest[0] is not source:
-                latest[:] = source, exchange.outward(source)
-            return function(latest[1])
+@dataclass(frozen=True)
+class BoundOperator:
+    """An operator for vectors of one size and dtype.
 
-        return multiply
+    Attributes
+    ----------
+    multiply : callable
+        The product as the drive loop asks for it.
+    convert : callable
+        Turns an unusual answer into a plain vector, or says what is wrong with it.
+    csr : _core.CsrMatrix or None
+        The matrix, where C++ can form the product.
+    """
 
-    def converter(
-        self, n: int, dtype: np.dtype[Any], *, narrow: bool = False
-    ) -> Callable[[Any], Any]:
-        """Turns an unusual answer into a plain vector, or says what is wrong with it."""
-        return lambda answer: as_answer(answer, n, dtype, self.name, narrow=narrow)
+    multiply: Multiplier
+    convert: Callable[[Any], NDArray[Any]]
+    csr: _core.CsrMatrix | None
+
+    def __call__(self, vector: NDArray[Any]) -> NDArray[Any]:
+        return self.convert(self.multiply(vector, np.empty_like(vector)))
 
 
-def _dense_product(dense: Any, source: Any, target: Any) -> Any:
-    return np.dot(dense, source, out=target)
+def _inward(function: Callable[[Any], Any]) -> Multiplier:
+    return lambda source, _: function(source)
 
 
-def _sparse_product(matrix: _core.CsrMatrix, source: Any, target: Any) -> Any:
-    matrix.multiply(source, target)
-    return target
+def _outward(function: Callable[[Any], Any], exchange: Exchange) -> Multiplier:
+    # The latest source in the caller's library: most solvers multiply one vector of the workspace.
+    latest: list[Any] = [None, None]
+
+    def multiply(source: Any, _: Any) -> Any:
+        if latest[0] is not source:
+            latest[:] = source, exchange.outward(source)
+        return function(latest[1])
+
+    return multiply
+
+
+def _dense_multiplier(matrix: NDArray[Any]) -> Multiplier:
+    return lambda source, target: np.dot(matrix, source, out=target)
+
+
+def _sparse_multiplier(matrix: _core.CsrMatrix) -> Multiplier:
+    def multiply(source: Any, target: Any) -> Any:
+        matrix.multiply(source, target)
+        return target
+
+    return multiply
+
+
+def _csr(matrix: Any, dtype: np.dtype[Any]) -> _core.CsrMatrix:
+    csr = matrix.tocsr()
+    same = csr.indices.dtype == csr.indptr.dtype and csr.indices.dtype in (np.int32, np.int64)
+    index = csr.indices.dtype if same else np.dtype(np.int64)
+    return _core.CsrMatrix(
+        csr.shape[1],
+        np.ascontiguousarray(csr.indptr, index),
+        np.ascontiguousarray(csr.indices, index),
+        np.ascontiguousarray(csr.data, dtype),
+    )
 
 
 def as_operator(value: Any, name: str) -> Operator:
@@ -115,6 +159,8 @@ def as_operator(value: Any, name: str) -> Operator:
         len(operator.shape) != 2 or operator.shape[0] != operator.shape[1]
     ):
         raise ValueError(f"{name} must be square, but its shape is {operator.shape}")
+    if operator.dtype is not None and operator.dtype.kind not in "biufc":
+        raise TypeError(f"{name} has entries of dtype {operator.dtype}, which are not numbers")
     return operator
 
 
@@ -154,7 +200,7 @@ def _classify(value: Any, name: str) -> Operator:
     )
 
 
-def _dense(matrix: np.ndarray[Any, Any], name: str) -> Operator:
+def _dense(matrix: NDArray[Any], name: str) -> Operator:
     if matrix.ndim != 2:
         raise ValueError(f"{name} must be a square matrix, but its shape is {matrix.shape}")
     return Operator(tuple(matrix.shape), matrix.dtype, matrix, None, True, name)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
+from krylov.options import Options
 from krylov.outcome import SolveResult
-from krylov.session import Options, solve
-from krylov.spectrum import neumann_step
+from krylov.session import solve
 from krylov.stopping import Trace, Verdict
 from krylov.workspace import Workspace
 
@@ -288,15 +288,7 @@ def neumann(
     ----------
     Krishnan et al. (2018), section 3.
     """
-    if scale == "auto":
-        step, spent = neumann_step(A, b, M)
-    else:
-        step, spent = float(scale), 0
-        if not 0 < abs(step) < float("inf"):
-            raise ValueError(
-                f"scale must be a finite number and not zero, or 'auto', got {scale!r}"
-            )
-    result = solve(
+    return solve(
         "neumann",
         A,
         b,
@@ -307,7 +299,7 @@ def neumann(
             maxiter=maxiter,
             M=M,
             callback=callback,
-            step=step,
+            scale=scale,
             stop=stop,
             candidates=candidates,
             workspace=workspace,
@@ -315,8 +307,6 @@ def neumann(
             out=out,
         ),
     )
-    result.nmatvec += spent
-    return result
 
 
 def _choice(name: str, value: str, allowed: tuple[str, ...]) -> None:

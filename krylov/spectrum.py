@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable
+import operator as integer
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import scipy.linalg
 
 from krylov import _core
-from krylov.arrays import Exchange, common_dtype, view
+from krylov.arrays import Exchange, as_vector, common_dtype, view
 from krylov.drive import drive
-from krylov.operators import Multiplier, as_operator
+from krylov.operators import BoundOperator, as_operator
 from krylov.workspace import dtype_code, staggered
+
+if TYPE_CHECKING:
+    from krylov.problem import Problem
 
 __all__ = ["Extremes", "LanczosResult", "extremal_eigenvalues", "lanczos"]
 
@@ -84,8 +86,8 @@ def lanczos(
     """
     if reorthogonalize not in ("full", "none"):
         raise ValueError(f"reorthogonalize must be 'full' or 'none', got {reorthogonalize!r}")
-    problem = _problem(A, v0)
-    return _tridiagonalise(problem, k, _start(problem, v0, seed), reorthogonalize == "full")[0]
+    operand = _operand(A, v0)
+    return _tridiagonalise(operand, k, _start(operand, v0, seed), reorthogonalize == "full")[0]
 
 
 def extremal_eigenvalues(A: Any, k: int = 10, *, vectors: bool = False) -> Extremes:
@@ -113,123 +115,125 @@ def extremal_eigenvalues(A: Any, k: int = 10, *, vectors: bool = False) -> Extre
     ValueError
         As `lanczos`.
     """
-    problem = _problem(A, None)
-    first, basis = _tridiagonalise(problem, k, _start(problem, None, None), True)
+    operand = _operand(A, None)
+    first, basis = _tridiagonalise(operand, k, _start(operand, None, None), True)
     largest = float(first.ritz_values[-1])
     bottom, top = _ritz_vector(first, basis, 0), _ritz_vector(first, basis, -1)
 
-    def shifted_product(v: Any, target: Any) -> Any:
+    def shifted(v: Any, target: Any) -> Any:
         np.multiply(v, largest, out=target)
-        target -= problem.multiply(v)
+        target -= operand.operator(v)
         return target
 
-    shifted = _Problem(problem.n, problem.dtype, shifted_product, None, problem.convert)
-    second, basis = _tridiagonalise(shifted, k, bottom, True)
+    shifted_operator = BoundOperator(shifted, operand.operator.convert, None)
+    second, basis = _tridiagonalise(
+        _Operand(operand.n, operand.dtype, shifted_operator), k, bottom, True
+    )
     smallest = min(largest - float(second.ritz_values[-1]), float(first.ritz_values[0]))
     if not vectors:
         return Extremes(smallest, largest)
     return Extremes(smallest, largest, (_ritz_vector(second, basis, -1), top))
 
 
-def neumann_step(A: Any, b: Any, M: Any, steps: int = 12) -> tuple[float, int]:
-    """Step length for `neumann`, and the products with A it took: 1 over an upper estimate of lambda_max(M A).
+def neumann_scale(problem: Problem, steps: int = 12) -> tuple[float, int]:
+    """Scale for `neumann`, and the products with A it took: 1 over an upper estimate of lambda_max(M A).
 
     Without M by Lanczos, whose largest Ritz value and its residual bound an eigenvalue from above; with M, where M A is
-    not Hermitian, by power iteration with a tenth in reserve.
+    not Hermitian, by power iteration with a tenth in reserve. What makes no sense (products that vanish or are not
+    finite) is left to the solver to report.
     """
-    problem = _problem(A, b, like=b)
-    if problem.n == 0:
+    if not problem.b.any() or not np.isfinite(problem.b).all():
         return 1.0, 0
-    v = _start(problem, None, None)
-    if M is None:
-        result, _ = _tridiagonalise(problem, min(steps, problem.n), v, True)
-        largest, spent = float(result.ritz_values[-1] + result.residuals[-1]), result.alpha.size
+    size = _Operand(problem.n, problem.dtype, problem.a)
+    v = _start(size, None, None)
+    if problem.m is None and problem.diagonal is None:
+        run, _ = _run_lanczos(size, min(steps, problem.n), v, True)
+        if run.status == _core.Status.NON_FINITE:
+            return 1.0, run.products
+        result = _ritz(run)
+        largest, spent = float(result.ritz_values[-1] + result.residuals[-1]), run.products
     else:
-        m = as_operator(M, "M")
-        apply_m = m.multiplier(problem.n, problem.dtype, Exchange(b))
-        convert_m = m.converter(problem.n, problem.dtype, narrow=True)
         spent = 2 * steps
         for _ in range(spent):
-            v = convert_m(apply_m(problem.multiply(v / np.linalg.norm(v)), np.empty_like(v)))
+            v = problem.precondition(problem.a(v / np.linalg.norm(v)))
             largest = 1.1 * float(np.linalg.norm(v))
             if not 0 < largest < np.inf:
                 break
-    # A product that is zero or not finite is for the solver to report.
     return (1.0 / largest if 0 < largest < np.inf else 1.0), spent
 
 
 @dataclass(frozen=True)
-class _Problem:
-    """An operator with everything a run needs."""
+class _Operand:
+    """An operator with the size and dtype of its vectors."""
 
     n: int
     dtype: np.dtype[Any]
-    product: Multiplier
-    matrix: _core.CsrMatrix | None
-    convert: Callable[[Any], Any]
-
-    def multiply(self, v: Any) -> Any:
-        return self.convert(self.product(v, np.empty_like(v)))
+    operator: BoundOperator
 
 
-def _problem(A: Any, vector: Any, like: Any = None) -> _Problem:
+def _operand(A: Any, v0: Any) -> _Operand:
     a = as_operator(A, "A")
-    given = None if vector is None else view(vector, "v0" if like is None else "b")
-    if a.shape is None and given is None:
+    given = None if v0 is None else view(v0, "v0")
+    if a.shape is not None:
+        n = a.shape[0]
+    elif given is not None:
+        n = given.size
+    else:
         raise ValueError("a callable A has no shape: give a start vector v0")
-    n = given.size if a.shape is None and given is not None else a.shape[0]  # type: ignore[index]
-    if given is not None and (
-        given.size != n or given.ndim > 2 or (given.ndim == 2 and given.shape[1] != 1)
-    ):
-        raise ValueError(f"shapes of A {a.shape} and the vector {given.shape} are incompatible")
     known = [d for d in (a.dtype, None if given is None else given.dtype) if d is not None]
     dtype = common_dtype(*known) if known else np.dtype(np.float64)
-    product = a.multiplier(n, dtype, Exchange(vector if vector is not None else np.empty(0)))
-    return _Problem(n, dtype, product, a.csr(dtype), a.converter(n, dtype))
+    if given is not None:
+        as_vector(given, n, dtype, "v0")
+    return _Operand(n, dtype, a.bind(n, dtype, Exchange(np.empty(0) if v0 is None else v0)))
 
 
-def _start(problem: _Problem, v0: Any, seed: int | None) -> Any:
+def _start(operand: _Operand, v0: Any, seed: int | None) -> Any:
     if v0 is not None:
-        start = np.array(view(v0, "v0"), problem.dtype).reshape(-1)
+        start = as_vector(view(v0, "v0"), operand.n, operand.dtype, "v0")
         if not np.isfinite(start).all() or not start.any():
             raise ValueError("v0 must be finite and not zero")
         return start
-    start = np.empty(problem.n, problem.dtype)
-    _core.fill_random(start, 0 if seed is None else operator.index(seed))
+    start = np.empty(operand.n, operand.dtype)
+    _core.fill_random(start, 0 if seed is None else integer.index(seed))
     return start
 
 
-def _tridiagonalise(
-    problem: _Problem, k: int, start: Any, keep: bool
-) -> tuple[LanczosResult, list[Any]]:
-    n, dtype = problem.n, problem.dtype
-    if operator.index(k) < 1:
-        raise ValueError(f"k must be at least 1, got {k}")
-    if n < 1:
-        raise ValueError("A is empty")
-    steps = min(k, n)
+def _run_lanczos(
+    operand: _Operand, steps: int, start: Any, keep: bool
+) -> tuple[_core.Run, list[Any]]:
+    n, dtype = operand.n, operand.dtype
     run = _core.Run.lanczos(n, dtype_code(dtype), steps, keep)
     basis = staggered(steps + 1 if keep else 3, n, dtype)
     basis[0][:] = start
     for slot, vector in enumerate(basis):
         run.set_vector(slot, vector)
-    run.set_convert(lambda answer, _: problem.convert(answer))
-    if problem.matrix is not None:
-        run.set_matrix(problem.matrix)
-    drive(run, problem.product, None, lambda: None)
+    run.set_convert(lambda answer, _: operand.operator.convert(answer))
+    if operand.operator.csr is not None:
+        run.set_matrix(operand.operator.csr)
+    drive(run, operand.operator.multiply, None, lambda: None)
+    return run, run.vectors
+
+
+def _tridiagonalise(
+    operand: _Operand, k: int, start: Any, keep: bool
+) -> tuple[LanczosResult, list[Any]]:
+    if integer.index(k) < 1:
+        raise ValueError(f"k must be at least 1, got {k}")
+    if operand.n < 1:
+        raise ValueError("A is empty")
+    run, basis = _run_lanczos(operand, min(k, operand.n), start, keep)
     if run.status == _core.Status.NON_FINITE:
         raise ValueError("A gave NaN or infinity: check its entries")
+    return _ritz(run), basis
+
+
+def _ritz(run: _core.Run) -> LanczosResult:
     alpha, beta = run.alphas, run.betas
-    values, last = _eigen(alpha, beta)
-    return LanczosResult(values, np.abs(beta[-1] * last[-1]), alpha, beta), basis
-
-
-def _eigen(alpha: Any, beta: Any) -> tuple[Any, Any]:
     values, vectors = scipy.linalg.eigh_tridiagonal(alpha, beta[:-1])
-    return values, vectors
+    return LanczosResult(values, np.abs(beta[-1] * vectors[-1]), alpha, beta)
 
 
 def _ritz_vector(result: LanczosResult, basis: list[Any], index: int) -> Any:
-    coefficients = _eigen(result.alpha, result.beta)[1][:, index]
-    vector = sum(c * v for c, v in zip(coefficients, basis, strict=False))
+    _, vectors = scipy.linalg.eigh_tridiagonal(result.alpha, result.beta[:-1])
+    vector = sum(c * v for c, v in zip(vectors[:, index], basis, strict=False))
     return vector / np.linalg.norm(vector)

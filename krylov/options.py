@@ -1,0 +1,108 @@
+"""Keywords of a solve, checked once, before any work."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from krylov.stopping import Trace, Verdict
+from krylov.workspace import Workspace
+
+__all__ = ["Options"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """Keywords common to the solvers.
+
+    Raises
+    ------
+    TypeError, ValueError
+        One of them makes no sense.
+    """
+
+    rtol: float = 1e-5
+    atol: float = 0.0
+    maxiter: int | None = None
+    M: Any = None
+    callback: Callable[[Any], Any] | None = None
+    curvature: str = "ignore"
+    radius: float | None = None
+    stop: Callable[[Trace], Verdict] | None = None
+    candidates: Literal["all", "geometric"] | Iterable[int] | None = None
+    workspace: Workspace | None = None
+    check_every: int = 1
+    out: Any = None
+    max_restarts: int = 0
+    scale: float | Literal["auto"] = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("rtol", "atol"):
+            if not _number(self, name) >= 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)!r}")
+        for name, least in (("maxiter", 0), ("check_every", 1), ("max_restarts", 0)):
+            if getattr(self, name) is not None and _integer(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        if self.radius is not None and not 0 < _number(self, "radius") < math.inf:
+            raise ValueError(f"radius must be a positive number, got {self.radius!r}")
+        if self.curvature == "boundary" and self.radius is None:
+            raise ValueError(
+                "curvature='boundary' follows a direction to the trust radius: give radius"
+            )
+        if self.scale != "auto" and not 0 < abs(_number(self, "scale")) < math.inf:
+            raise ValueError(f"scale must be finite and not zero, or 'auto', got {self.scale!r}")
+        for name in ("callback", "stop"):
+            value = getattr(self, name)
+            if value is not None and not callable(value):
+                raise TypeError(f"{name} must be callable, not {type(value).__name__}")
+        if self.workspace is not None and not isinstance(self.workspace, Workspace):
+            raise TypeError(f"workspace must be a Workspace, not {type(self.workspace).__name__}")
+        object.__setattr__(self, "candidates", _candidates(self.candidates))
+
+    @property
+    def watched(self) -> bool:
+        """Whether iterates are judged on behalf of the caller."""
+        return not (self.callback is None and self.stop is None and self.candidates is None)
+
+    @property
+    def track(self) -> bool:
+        """Whether Bi-CG-STAB measures the curvature of every iterate."""
+        needs_quadratic = getattr(self.stop, "needs_quadratic", False)
+        return self.curvature == "track" or self.candidates is not None or needs_quadratic
+
+
+def _number(options: Options, name: str) -> float:
+    value = getattr(options, name)
+    try:
+        if isinstance(value, str):
+            raise TypeError
+        return float(value)
+    except (TypeError, ValueError):
+        kind = ValueError if value is None or isinstance(value, str) else TypeError  # as SciPy
+        raise kind(f"{name} must be a number, got {value!r}") from None
+
+
+def _integer(options: Options, name: str) -> int:
+    value = getattr(options, name)
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, got {value!r}") from None
+
+
+def _candidates(value: Any) -> Any:
+    if value is None or value in ("all", "geometric"):
+        return value
+    message = f"candidates must be 'all', 'geometric' or iterations from 1, got {value!r}"
+    if isinstance(value, str):
+        raise ValueError(message)
+    try:
+        iterations = frozenset(operator.index(i) for i in value)
+    except TypeError:
+        raise TypeError(message) from None
+    if any(i < 1 for i in iterations):
+        raise ValueError(message)
+    return iterations
