@@ -5,7 +5,6 @@ A recurrence (C++) asks for products, preconditioning and judgement; operators t
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -30,6 +29,7 @@ def drive(
     multiply: Multiplier,
     precondition: Multiplier | None,
     judge: Callable[[], None] | None,
+    iterate: Any = None,
 ) -> None:
     """Run a recurrence to its end.
 
@@ -41,27 +41,36 @@ def drive(
         ``multiply(source, target)`` returns the product.
     judge : callable, optional
         Called when an iterate is to be judged; ends the run with ``run.stop()``.
+    iterate : ndarray, optional
+        The vector x of the run.
+
+    Raises
+    ------
+    ValueError
+        An operator has written into its input: seen at its first product, and whenever the input is x.
     """
     advance, vectors = run.advance, run.vectors  # by slot; a borrowed answer takes its place there
-    once_a: Multiplier | None = _checked(multiply, "A")
-    once_m = None if precondition is None else _checked(precondition, "M")
+    checked_a, checked_m = _checked(multiply, "A"), _checked(precondition, "M")
+    first_a = first_m = True
     code = advance(None)
     request = code & 15
     while request != _DONE:
         if request == _MULTIPLY:
             source, target = vectors[(code >> 4 & 4095) - 1], vectors[(code >> 16) - 1]
             # The answer must stay a nameless temporary: the core borrows what nobody else refers to.
-            if once_a is None:
+            if first_a or source is iterate:
+                first_a = False
+                code = advance(checked_a(source, target))
+            else:
                 code = advance(multiply(source, target))
-            else:
-                code, once_a = advance(once_a(source, target)), None
         elif request == _PRECONDITION:
-            source, target = vectors[(code >> 4 & 4095) - 1], vectors[(code >> 16) - 1]
             assert precondition is not None
-            if once_m is None:
-                code = advance(precondition(source, target))
+            source, target = vectors[(code >> 4 & 4095) - 1], vectors[(code >> 16) - 1]
+            if first_m:
+                first_m = False
+                code = advance(checked_m(source, target))
             else:
-                code, once_m = advance(once_m(source, target)), None
+                code = advance(precondition(source, target))
         elif request == _JUDGE:
             assert judge is not None
             judge()
@@ -71,21 +80,17 @@ def drive(
         request = code & 15
 
 
-def _checked(multiply: Multiplier, name: str) -> Multiplier:
-    """The first product, with a check that it leaves its input alone: one pass over memory, once a solve."""
+def _checked(multiply: Multiplier | None, name: str) -> Multiplier:
+    """The product with a check that it leaves its input alone."""
 
-    def first(source: Any, target: Any) -> Any:
-        before = _square(source)
+    def checked(source: Any, target: Any) -> Any:
+        assert multiply is not None
+        before = source.copy()
         answer = multiply(source, target)
-        after = _square(source)
-        if before != after and not (math.isnan(before) and math.isnan(after)):
+        if not np.array_equal(before, source, equal_nan=True):
             raise ValueError(
                 f"{name} has written into the vector it was given; it must return the product in other memory"
             )
         return answer
 
-    return first
-
-
-def _square(vector: Any) -> float:
-    return _core.run_pass("auto", "dot", [vector, vector])[0].real
+    return checked

@@ -46,6 +46,10 @@ class Judge:
                 self._end(Outcome.STOPPED_BY_CALLBACK)
                 return
         if self._rule is not None and (verdict := self._rule(self._trace)):
+            if verdict in (Outcome.CONVERGED, Outcome.CONVERGED_INDEFINITE):
+                raise ValueError(
+                    f"stop returned {verdict}, which only the solver can find out: return True, or raise rtol"
+                )
             self._end(verdict if isinstance(verdict, Outcome) else Outcome.STOPPED_BY_RULE)
 
     def finish(self, niter: int) -> list[Candidate]:

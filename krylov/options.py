@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from krylov.stopping import Trace, Verdict
+from krylov.stopping import Residual, Trace, Verdict, flatten
 from krylov.workspace import Workspace
 
 __all__ = ["Options"]
@@ -61,6 +61,14 @@ class Options:
         if self.workspace is not None and not isinstance(self.workspace, Workspace):
             raise TypeError(f"workspace must be a Workspace, not {type(self.workspace).__name__}")
         object.__setattr__(self, "candidates", _candidates(self.candidates))
+
+    @property
+    def tolerance(self) -> tuple[float, float]:
+        """Relative and absolute tolerance: those of `Residual` rules, where there are any, else the keywords."""
+        rules = [rule for rule in flatten(self.stop) if isinstance(rule, Residual)]
+        if not rules:
+            return float(self.rtol), float(self.atol)
+        return max(rule.rtol for rule in rules), max(rule.atol for rule in rules)
 
     @property
     def watched(self) -> bool:

@@ -57,7 +57,8 @@ def solve(method: str, A: Any, b: Any, x0: Any, options: Options) -> SolveResult
         judge = (
             Judge(run, problem, options, _maxiter(problem, options)) if options.watched else None
         )
-        drive(run, problem.a.multiply, problem.m.multiply if problem.m else None, judge)
+        precondition = problem.m.multiply if problem.m else None
+        drive(run, problem.a.multiply, precondition, judge, problem.x)
         if not math.isfinite(run.b_norm):
             refuse_non_finite(problem.b, "b")
         result = _report(run, method, problem, options, judge, spent)
@@ -82,8 +83,8 @@ def _make_run(method: str, problem: Problem, options: Options, step: float) -> _
         method,
         problem.n,
         dtype_code(problem.dtype),
-        rtol=float(options.rtol),
-        atol=float(options.atol),
+        rtol=options.tolerance[0],
+        atol=options.tolerance[1],
         maxiter=_maxiter(problem, options),
         has_x0=problem.has_x0,
         preconditioned=problem.m is not None or (diagonal and not _fuses_diagonal(method)),

@@ -113,15 +113,28 @@ class AnyOf(Rule):
         return None
 
 
+def flatten(rule: Callable[[Trace], Verdict] | None) -> tuple[Callable[[Trace], Verdict], ...]:
+    """The rules that a combination consists of."""
+    if rule is None:
+        return ()
+    if isinstance(rule, AnyOf):
+        return tuple(part for each in rule.rules for part in flatten(each))
+    return (rule,)
+
+
 @dataclass(frozen=True)
 class Residual(Rule):
-    """Convergence at ``|r| < max(atol, rtol |b|)`` by the residual of the recurrence."""
+    """Convergence at ``|r| < max(atol, rtol |b|)``: replaces the tolerance of the solver, which verifies it."""
 
     rtol: float = 1e-5
     atol: float = 0.0
 
+    def __post_init__(self) -> None:
+        if not (self.rtol >= 0 and self.atol >= 0):
+            raise ValueError(f"rtol and atol must not be negative, got {self.rtol}, {self.atol}")
+
     def __call__(self, trace: Trace) -> Verdict:
-        return trace.residual_norm < max(self.atol, self.rtol * trace.b_norm)
+        return None
 
 
 @dataclass(frozen=True)

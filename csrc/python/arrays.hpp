@@ -45,6 +45,8 @@ inline bool is_plain_vector(py::handle object, int64_t n, Dtype dtype) {
          py::detail::check_flags(object.ptr(), py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_);
 }
 
+inline int dimensions_of(py::handle array) { return py::detail::array_proxy(array.ptr())->nd; }
+
 inline bool is_writable(py::handle object) {
   return py::detail::check_flags(object.ptr(), py::detail::npy_api::NPY_ARRAY_WRITEABLE_);
 }

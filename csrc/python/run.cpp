@@ -111,24 +111,37 @@ bool Run::answer_natively() {
   return false;
 }
 
+// Whether an answer lies in the memory of another vector of the run (an operator may return its own input).
+bool Run::overlaps_another(py::handle answer, int slot) const {
+  const int64_t bytes = recurrence_->size() * item_size(recurrence_->dtype());
+  const auto* start = static_cast<const char*>(data_of(answer));
+  for (int k = 0; k < recurrence_->vector_count(); ++k) {
+    const auto* other = static_cast<const char*>(recurrence_->vector(k));
+    if (k != slot && other && start < other + bytes && other < start + bytes) return true;
+  }
+  return false;
+}
+
 void Run::accept(py::handle answer, int slot) {
   const py::object& home = homes_[static_cast<size_t>(slot)];
   py::object converted;
-  if (!is_plain_vector(answer, recurrence_->size(), recurrence_->dtype())) {
+  if (!is_plain_vector(answer, recurrence_->size(), recurrence_->dtype()) ||
+      dimensions_of(answer) != 1) {
     converted = convert_(answer, recurrence_->demand().request == Request::multiply);
     if (!is_plain_vector(converted, recurrence_->size(), recurrence_->dtype()))
       throw py::type_error("the operator's answer could not be used as a vector");
     answer = converted;
   }
   const bool in_place = data_of(answer) == data_of(home);
-  if (!in_place && (!recurrence_->persistent(slot) || (!converted && owns_alone(answer)))) {
+  const bool safe = !recurrence_->persistent(slot) || (!converted && owns_alone(answer));
+  if (!in_place && safe && !overlaps_another(answer, slot)) {
     place(slot, answer);
     return;
   }
   // Somebody else holds this memory and may overwrite it when the next product is formed.
   if (!in_place)
-    std::memcpy(data_of(home), data_of(answer),
-                static_cast<size_t>(recurrence_->size() * item_size(recurrence_->dtype())));
+    std::memmove(data_of(home), data_of(answer),
+                 static_cast<size_t>(recurrence_->size() * item_size(recurrence_->dtype())));
   place(slot, home);
 }
 

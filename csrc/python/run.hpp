@@ -38,6 +38,7 @@ class Run {
  private:
   bool answer_natively();
   void accept(py::handle answer, int slot);
+  bool overlaps_another(py::handle answer, int slot) const;
   void place(int slot, py::handle vector);
 
   std::unique_ptr<Recurrence> recurrence_;

@@ -119,6 +119,7 @@ Request LinearSystem::advance() {
     case Phase::report:
       true_residual_norm_ = s.residual_norm;
       s.rr = s.residual_norm / s.sigma * (s.residual_norm / s.sigma);
+      if (!is_finite(s.residual_norm)) return end(Status::non_finite);
       return end(ending_ == Status::iteration_limit && converged() ? Status::converged : ending_);
   }
   return end(Status::breakdown);

@@ -43,7 +43,9 @@ def main() -> int:
         replacement = counted(name)
         for module in (scipy.sparse.linalg, _isolve, iterative):
             setattr(module, name, replacement)
-    status = pytest.main(["--pyargs", *MODULES, "-q", "-p", "no:cacheprovider", "-o", "addopts=", *sys.argv[1:]])
+    status = pytest.main(
+        ["--pyargs", *MODULES, "-q", "-p", "no:cacheprovider", "-o", "addopts=", *sys.argv[1:]]
+    )
     print(f"calls of krylov's solvers: {calls}")
     if min(calls.values()) == 0:
         print("SciPy's tests did not reach our solvers", file=sys.stderr)
