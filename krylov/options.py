@@ -46,8 +46,10 @@ class Options:
         for name, least in (("maxiter", 0), ("check_every", 1), ("max_restarts", 0)):
             if getattr(self, name) is not None and _integer(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
-        if self.radius is not None and not 0 < _number(self, "radius") < math.inf:
-            raise ValueError(f"radius must be a positive number, got {self.radius!r}")
+        if self.radius is not None and not 1e-140 <= _number(self, "radius") <= 1e140:
+            raise ValueError(
+                f"radius must be positive, with a square that float64 holds (1e-140 to 1e140), got {self.radius!r}"
+            )
         if self.curvature == "boundary" and self.radius is None:
             raise ValueError(
                 "curvature='boundary' follows a direction to the trust radius: give radius"

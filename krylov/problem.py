@@ -42,8 +42,8 @@ class Problem:
         The preconditioner, where it is diagonal.
     b, x : ndarray of shape (n,)
         Right-hand side, and the start that becomes the solution.
-    has_x0 : bool
-        Whether the start may be other than zero.
+    start : ndarray of shape (n,) or None
+        The start, where it is not zero.
     exchange : Exchange
         To the caller's kind of array and back.
     """
@@ -53,7 +53,7 @@ class Problem:
     diagonal: NDArray[Any] | None
     b: NDArray[Any]
     x: NDArray[Any]
-    has_x0: bool
+    start: NDArray[Any] | None
     exchange: Exchange
 
     @property
@@ -68,10 +68,7 @@ class Problem:
 
     def precondition(self, r: NDArray[Any]) -> NDArray[Any]:
         """M r, for work outside the iteration."""
-        if self.diagonal is not None:
-            product: NDArray[Any] = self.diagonal * r
-            return product
-        return r if self.m is None else self.m(r)
+        return _precondition(self.m, self.diagonal, r)
 
 
 def prepare(A: Any, b: Any, x0: Any, options: Options) -> Problem:
@@ -94,7 +91,8 @@ def prepare(A: Any, b: Any, x0: Any, options: Options) -> Problem:
     if x0 is not None and not isinstance(x0, str):
         start = as_vector(view(x0, "x0"), n, dtype, "x0")
         refuse_non_finite(start, "x0")
-        norm = float(np.linalg.norm(start))
+        with np.errstate(over="ignore"):
+            norm = float(np.linalg.norm(start))
         if options.radius is not None and not norm < options.radius:
             raise ValueError(
                 f"x0 has norm {norm:.3g}, outside the trust radius {options.radius:.3g}"
@@ -102,11 +100,21 @@ def prepare(A: Any, b: Any, x0: Any, options: Options) -> Problem:
     elif x0 is not None and x0 != "Mb":
         raise ValueError(f"x0 must be a vector or 'Mb', got {x0!r}")
     x = np.zeros(n, dtype) if options.out is None else _output(options.out, rhs, n, dtype)
-    problem = Problem(a, m, diagonal, rhs, x, x0 is not None, exchange)
     if isinstance(x0, str):
-        start = problem.precondition(rhs.copy())
+        start = _precondition(m, diagonal, rhs.copy())
+    elif start is not None and np.may_share_memory(x, start):
+        start = start.copy()
     x[:] = 0 if start is None else start
-    return problem
+    return Problem(a, m, diagonal, rhs, x, start, exchange)
+
+
+def _precondition(
+    m: BoundOperator | None, diagonal: NDArray[Any] | None, r: NDArray[Any]
+) -> NDArray[Any]:
+    if diagonal is not None:
+        product: NDArray[Any] = diagonal * r
+        return product
+    return r if m is None else m(r)
 
 
 def _preconditioner(

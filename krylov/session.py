@@ -86,7 +86,7 @@ def _make_run(method: str, problem: Problem, options: Options, step: float) -> _
         rtol=options.tolerance[0],
         atol=options.tolerance[1],
         maxiter=_maxiter(problem, options),
-        has_x0=problem.has_x0,
+        has_x0=problem.start is not None,
         preconditioned=problem.m is not None or (diagonal and not _fuses_diagonal(method)),
         diagonal=diagonal and _fuses_diagonal(method),
         judge_every=options.check_every if options.watched else 0,
@@ -145,11 +145,15 @@ def _report(
     direction = None
     if status == _core.Status.NEGATIVE_CURVATURE:
         p = run.vectors[run.direction_slot]
-        direction = problem.exchange.outward(p / np.linalg.norm(p))
+        direction = problem.exchange.outward(_unit(p))
     quadratic_values = run.quadratic_values
     if method == "bicgstab" and not options.track:
         quadratic_values = np.empty(0)
     true_norm = run.true_residual_norm
+    if outcome is Outcome.NON_FINITE and not np.isfinite(problem.x).all():
+        # x itself has overflowed: the start is the last iterate that is known to be sound.
+        problem.x[:] = 0 if problem.start is None else problem.start
+        true_norm = float(run.residual_norms[0]) if run.residual_norms.size else math.nan
     candidates = [] if judge is None else judge.finish(niter)
     curvature = run.curvature()
     return SolveResult(
@@ -170,3 +174,11 @@ def _report(
         _alphas=run.alphas,
         _betas=run.betas,
     )
+
+
+def _unit(p: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Unit vector along p, in float64 and scaled first: the squares of a tiny float32 vector vanish."""
+    wide = p.astype(np.result_type(p.dtype, np.float64))
+    wide /= np.abs(wide).max()
+    unit: np.ndarray[Any, Any] = (wide / np.linalg.norm(wide)).astype(p.dtype)
+    return unit

@@ -69,13 +69,15 @@ void step_to_radius(CgScalars& s) {
 // p.v -> alpha
 void step_length(CgScalars& s, const Complex* sums) {
   s.pAp = sums[0].re;
-  s.quotient = s.pAp / s.pp;
-  if (!is_finite(s.pAp) || !is_finite(s.quotient)) {
+  if (!is_finite(s.pAp)) {
     s.status = Status::non_finite;
     return;
   }
-  s.largest_quotient = std::fmax(s.largest_quotient, std::fabs(s.quotient));
-  s.negative = s.quotient <= s.epsilon * s.largest_quotient;
+  // p.p leaves the range of float64 when M has an extreme scale; then the sign of p.v must do.
+  const bool comparable = s.pp > 0.0 && is_finite(s.pp) && is_finite(s.pAp / s.pp);
+  s.quotient = comparable ? s.pAp / s.pp : s.pAp;
+  if (comparable) s.largest_quotient = std::fmax(s.largest_quotient, std::fabs(s.quotient));
+  s.negative = comparable ? s.quotient <= s.epsilon * s.largest_quotient : s.pAp <= 0.0;
   if (s.negative && s.on_curvature == OnCurvature::stop) {
     s.status = Status::negative_curvature;
     return;
