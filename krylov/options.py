@@ -42,7 +42,9 @@ class Options:
     def __post_init__(self) -> None:
         for name in ("rtol", "atol"):
             if not _number(self, name) >= 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)!r}")
+                raise ValueError(
+                    f"{name} must be a number and not negative, got {getattr(self, name)!r}"
+                )
         for name, least in (("maxiter", 0), ("check_every", 1), ("max_restarts", 0)):
             if getattr(self, name) is not None and _integer(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
