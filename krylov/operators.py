@@ -121,7 +121,13 @@ def _outward(function: Callable[[Any], Any], exchange: Exchange) -> Multiplier:
 
 
 def _dense_multiplier(matrix: NDArray[Any]) -> Multiplier:
-    return lambda source, target: np.dot(matrix, source, out=target)
+    def multiply(source: Any, target: Any) -> Any:
+        with np.errstate(
+            over="ignore", invalid="ignore"
+        ):  # the recurrence reports what is not finite
+            return np.dot(matrix, source, out=target)
+
+    return multiply
 
 
 def _sparse_multiplier(matrix: _core.CsrMatrix) -> Multiplier:

@@ -77,7 +77,9 @@ class SolveResult(tuple[Any, int]):
     Attributes
     ----------
     x : array of shape (n,)
-        The solution, of the same kind as `b` (NumPy array or torch tensor).
+        The solution, of the same kind as `b` (NumPy array or torch tensor). Where the run failed, the best iterate:
+        the last one of `cg` while A is positive definite, as it has the smallest quadratic value; otherwise the one
+        with the smallest residual.
     info : int
         SciPy's integer: 0 for convergence; otherwise the number of iterations, or -10 and -11 for a
         breakdown of Bi-CG-STAB. As in SciPy it is `maxiter` when the last iteration allowed was used, even

@@ -166,7 +166,12 @@ Request LinearSystem::judge_truth() {
     useless_verifications_ = useful ? 0 : useless_verifications_ + 1;
     if (useless_verifications_ >= 2) return conclude(Status::stagnation);
   }
-  if (iterations_ >= options_.maxiter) return end(Status::iteration_limit);
+  if (iterations_ >= options_.maxiter) return conclude(Status::iteration_limit);
+  // What the recurrence believed of earlier iterates was as wrong; this residual is the truth to beat.
+  if (saved_true_rr_ < 0.0 || s.rr < saved_true_rr_) {
+    launch(PassId::Copy, {best, x});
+    best_rr_ = saved_rr_ = saved_true_rr_ = s.rr;
+  }
   true_residual_norm_ = -1.0;
   ++restarts_;
   phase_ = Phase::iterate;

@@ -115,8 +115,9 @@ class LinearSystem : public Recurrence {
   double last_verified_ = -1.0;
   int useless_verifications_ = 0;
   Status ending_ = Status::running;
-  double best_rr_ = -1.0;  // smallest r.r met; negative while nothing is known
-  double saved_rr_ = -1.0;
+  double best_rr_ = -1.0;        // smallest r.r met; negative while nothing is known
+  double saved_rr_ = -1.0;       // of the iterate in `best`, as the recurrence saw it
+  double saved_true_rr_ = -1.0;  // smallest that a recomputation has found
 };
 
 }  // namespace krylov
