@@ -13,7 +13,8 @@
 //
 // Deviations from the textbook: (1) the curvature test p.v <= eps p.p max_i(p_i.v_i / p_i.p_i) is relative to the
 // largest Rayleigh quotient met; (2) at apparent convergence the residual is recomputed, and the recurrence goes on from
-// it when it had drifted; (3) sums of a complex run take their real parts, exact for Hermitian A.
+// it when it had drifted; (3) sums of a complex run that are real for Hermitian A and M take their real parts; the
+// flexible v.z is not real when M changes.
 #include <cmath>
 
 #include "solvers/registry.hpp"
@@ -104,24 +105,24 @@ void new_residual(CgScalars& s, const Complex* sums) { s.rr = sums[0].re; }
 void take_fixed_beta(CgScalars& s, double rho) {
   const double previous = s.rho;
   take_rho(s, rho);
-  s.beta.re = rho / previous;
+  s.beta = {rho / previous, 0.0};
 }
 
-void take_flexible_beta(CgScalars& s, double rho, double vz) {
+void take_flexible_beta(CgScalars& s, double rho, Complex vz) {
   const double previous = s.rho;
   take_rho(s, rho);
-  s.beta.re = -s.alpha.re * vz / previous;
+  s.beta = (-s.alpha.re / previous) * vz;
 }
 
 void fixed_beta(CgScalars& s, const Complex* sums) { take_fixed_beta(s, sums[0].re); }
 void flexible_beta(CgScalars& s, const Complex* sums) {
-  take_flexible_beta(s, sums[0].re, sums[1].re);
+  take_flexible_beta(s, sums[0].re, sums[1]);
 }
 
 void diagonal_residual(CgScalars& s, const Complex* sums) {
   s.rr = sums[0].re;
   if (s.flexible)
-    take_flexible_beta(s, sums[1].re, sums[2].re);
+    take_flexible_beta(s, sums[1].re, sums[2]);
   else
     take_fixed_beta(s, sums[1].re);
 }
