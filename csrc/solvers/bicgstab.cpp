@@ -139,7 +139,6 @@ class BiCgStab final : public LinearSystem {
 
       case Stage::half:
         if (s_.status != Status::running) return break_down(s_.status);
-        ++iterations_;
         rr_before_ = s_.rr;
         launch(PassId::HalfStep, {r, v}, {&s_.alpha}, finish_of<half_residual>);
         stage_ = Stage::precondition_s;

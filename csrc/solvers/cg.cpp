@@ -188,7 +188,6 @@ class Cg final : public LinearSystem {
       case Stage::residual:
         if (s_.negative) note_negative_curvature();
         if (s_.status != Status::running && !s_.last_step) return conclude(s_.status);
-        ++iterations_;
         rr_before_ = s_.rr;
         if (options().diagonal)
           launch(PassId::CgResidualDiag, {r, v, diag}, {&s_.alpha}, finish_of<diagonal_residual>);

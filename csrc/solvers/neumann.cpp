@@ -73,7 +73,6 @@ class Neumann final : public LinearSystem {
         return ask(Request::multiply, m ? z : r, v);
 
       case Stage::step:
-        ++iterations_;
         if (m)
           launch(PassId::RelaxM, {x, r, v, z}, {&s_.eta_x, &s_.eta}, finish_of<relaxed_m>);
         else

@@ -203,6 +203,7 @@ Request LinearSystem::conclude(Status why) {
 
 void LinearSystem::record_iteration() {
   const SystemScalars& s = common();
+  ++iterations_;
   trace_.residual_norms.push_back(std::sqrt(s.rr) * s.sigma);
   trace_.quadratic_values.push_back(s.quadratic_start + s.phi * s.sigma * s.sigma);
 }

@@ -81,6 +81,7 @@ class LinearSystem : public Recurrence {
   // the slot `best`, which conclude() returns.
   bool leaves_best(double rr, double new_rr);
   void keep_best(double rr, double new_rr);
+  // An iteration is complete: x and r belong together again.
   void record_iteration();
   // A judge request when one is due, none otherwise.
   Request close_iteration();
