@@ -24,8 +24,8 @@ std::unique_ptr<Run> make_run(const std::string& method, int64_t n, int dtype, d
                               double atol, int64_t maxiter, bool has_x0, bool preconditioned,
                               bool diagonal, int judge_every, bool verify, int on_curvature,
                               double radius, int max_restarts, bool track, double step) {
-  const Solver* solver = find_solver(method.c_str());
-  if (!solver) throw py::value_error("unknown method " + method);
+  const Maker make = find_solver(method.c_str());
+  if (!make) throw py::value_error("unknown method " + method);
   SystemOptions o;
   o.rtol = rtol;
   o.atol = atol;
@@ -40,7 +40,7 @@ std::unique_ptr<Run> make_run(const std::string& method, int64_t n, int dtype, d
   o.max_restarts = max_restarts;
   o.track = track;
   o.step = step;
-  return std::make_unique<Run>(solver->make(n, dtype_from(dtype), o));
+  return std::make_unique<Run>(make(n, dtype_from(dtype), o));
 }
 
 }  // namespace

@@ -4,16 +4,11 @@
 
 namespace krylov {
 
-const Solver kSolvers[kSolverCount] = {
-    {"cg", make_cg},
-    {"flexible_cg", make_flexible_cg},
-    {"bicgstab", make_bicgstab},
-    {"neumann", make_neumann},
-};
-
-const Solver* find_solver(const char* name) {
-  for (const Solver& solver : kSolvers)
-    if (std::strcmp(solver.name, name) == 0) return &solver;
+Maker find_solver(const char* name) {
+#define X(solver) \
+  if (std::strcmp(name, #solver) == 0) return make_##solver;
+  KRYLOV_SOLVERS(X)
+#undef X
   return nullptr;
 }
 
