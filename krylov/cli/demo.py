@@ -92,7 +92,7 @@ def _run_races(screen: Console, began: float, quick: bool) -> tuple[list[Race], 
             try:
                 system = make(quick_size if quick else size)
             except ImportError:
-                left_out["scikit-learn's data, pip install 'krylov[demo]'"] = None
+                left_out["scikit-learn's data, pip install 'krylov[bench]'"] = None
                 continue
             view.begin(system)
             race = run_race(

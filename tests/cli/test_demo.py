@@ -44,7 +44,7 @@ def test_without_matplotlib_and_scikit_learn(run, tmp_path, monkeypatch):
     result = run("demo", "--quick", "--out", tmp_path)
     assert result.exit_code == 0, result.output
     assert "krylov[plot]" in result.stderr
-    assert "krylov[demo]" in result.stderr
+    assert "krylov[bench]" in result.stderr
     assert "Poisson" in result.stdout
     assert list(tmp_path.iterdir()) == []
 
