@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from krylov.checks import integer, number
 from krylov.stopping import Residual, Trace, Verdict, flatten
 from krylov.workspace import Workspace
 
@@ -41,14 +42,15 @@ class Options:
 
     def __post_init__(self) -> None:
         for name in ("rtol", "atol"):
-            if not _number(self, name) >= 0:
+            if not number(getattr(self, name), name) >= 0:
                 raise ValueError(
                     f"{name} must be a number and not negative, got {getattr(self, name)!r}"
                 )
-        for name, least in (("maxiter", 0), ("check_every", 1), ("max_restarts", 0)):
-            if getattr(self, name) is not None and _integer(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
-        if self.radius is not None and not 1e-140 <= _number(self, "radius") <= 1e140:
+        if self.maxiter is not None:
+            integer(self.maxiter, "maxiter", 0)
+        integer(self.check_every, "check_every", 1)
+        integer(self.max_restarts, "max_restarts", 0)
+        if self.radius is not None and not 1e-140 <= number(self.radius, "radius") <= 1e140:
             raise ValueError(
                 f"radius must be positive, with a square that float64 holds (1e-140 to 1e140), got {self.radius!r}"
             )
@@ -56,7 +58,7 @@ class Options:
             raise ValueError(
                 "curvature='boundary' follows a direction to the trust radius: give radius"
             )
-        if self.scale != "auto" and not 0 < abs(_number(self, "scale")) < math.inf:
+        if self.scale != "auto" and not 0 < abs(number(self.scale, "scale")) < math.inf:
             raise ValueError(f"scale must be finite and not zero, or 'auto', got {self.scale!r}")
         for name in ("callback", "stop"):
             value = getattr(self, name)
@@ -86,27 +88,8 @@ class Options:
         return self.curvature == "track" or self.candidates is not None or needs_quadratic
 
 
-def _number(options: Options, name: str) -> float:
-    value = getattr(options, name)
-    try:
-        if isinstance(value, str):
-            raise TypeError
-        return float(value)
-    except (TypeError, ValueError):
-        kind = ValueError if value is None or isinstance(value, str) else TypeError  # as SciPy
-        raise kind(f"{name} must be a number, got {value!r}") from None
-
-
-def _integer(options: Options, name: str) -> int:
-    value = getattr(options, name)
-    try:
-        return operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be an integer, got {value!r}") from None
-
-
 def _candidates(value: Any) -> Any:
-    if value is None or value in ("all", "geometric"):
+    if value is None or (isinstance(value, str) and value in ("all", "geometric")):
         return value
     message = f"candidates must be 'all', 'geometric' or iterations from 1, got {value!r}"
     if isinstance(value, str):

@@ -9,6 +9,7 @@ import scipy.sparse as sp
 from scipy.sparse.linalg import LinearOperator
 
 from krylov.arrays import common_dtype, view
+from krylov.checks import finite_number
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -41,8 +42,8 @@ class JacobiPreconditioner(LinearOperator):  # type: ignore[misc]
         if values.ndim != 1:
             raise ValueError(f"diagonal must be a vector, but its shape is {values.shape}")
         self.diagonal = np.array(values, common_dtype(values.dtype))
-        self.power = float(power)
-        self._shift = float(shift)
+        self.power = finite_number(power, "power")
+        self._shift = finite_number(shift, "shift")
         super().__init__(self.diagonal.dtype, (values.size, values.size))
         self._refresh()
 
@@ -53,7 +54,7 @@ class JacobiPreconditioner(LinearOperator):  # type: ignore[misc]
 
     @shift.setter
     def shift(self, value: float) -> None:
-        previous, self._shift = self._shift, float(value)
+        previous, self._shift = self._shift, finite_number(value, "shift")
         try:
             self._refresh()
         except ValueError:
@@ -62,18 +63,18 @@ class JacobiPreconditioner(LinearOperator):  # type: ignore[misc]
 
     def _refresh(self) -> None:
         shifted = self.diagonal + self.diagonal.dtype.type(self._shift)
-        bad = ~np.isfinite(shifted) | (shifted == 0)
+        with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+            inverse = 1 / shifted if self.power == 1.0 else shifted**-self.power
+        bad = ~np.isfinite(shifted) | ~np.isfinite(inverse)
         if shifted.dtype.kind == "f" and self.power != 1.0:
             bad |= shifted < 0
         if bad.any():
             i = int(np.argmax(bad))
             raise ValueError(
-                f"diagonal + shift is {shifted[i]} at index {i}: every entry must be finite and not zero "
+                f"diagonal + shift is {shifted[i]} at index {i}: every entry and its inverse must be finite "
                 "(and positive for a power other than 1); add a shift or leave the preconditioner out"
             )
-        self.inverse_diagonal: NDArray[Any] = (
-            1 / shifted if self.power == 1.0 else shifted**-self.power
-        )
+        self.inverse_diagonal: NDArray[Any] = inverse
 
     def _matvec(self, x: NDArray[Any]) -> Any:
         return self.inverse_diagonal * np.reshape(x, -1)

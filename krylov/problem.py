@@ -81,7 +81,7 @@ def prepare(A: Any, b: Any, x0: Any, options: Options) -> Problem:
     """
     operator = as_operator(A, "A")
     given = view(b, "b")
-    n = given.size
+    n = given.shape[0] if given.ndim else 1
     dtype = common_dtype(given.dtype, *([] if operator.dtype is None else [operator.dtype]))
     rhs = as_vector(given, n, dtype, "b")
     exchange = Exchange(b)
@@ -102,6 +102,7 @@ def prepare(A: Any, b: Any, x0: Any, options: Options) -> Problem:
     x = np.zeros(n, dtype) if options.out is None else _output(options.out, rhs, n, dtype)
     if isinstance(x0, str):
         start = _precondition(m, diagonal, rhs.copy())
+        refuse_non_finite(start, "M b, which x0='Mb' asks for,")
     elif start is not None and np.may_share_memory(x, start):
         start = start.copy()
     x[:] = 0 if start is None else start

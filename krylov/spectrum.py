@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator as integer
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -11,6 +10,7 @@ import scipy.linalg
 
 from krylov import _core
 from krylov.arrays import Exchange, as_vector, common_dtype, view
+from krylov.checks import integer
 from krylov.drive import drive
 from krylov.operators import BoundOperator, as_operator
 from krylov.workspace import dtype_code, staggered
@@ -115,6 +115,10 @@ def extremal_eigenvalues(A: Any, k: int = 10, *, vectors: bool = False) -> Extre
     ValueError
         As `lanczos`.
     """
+    if as_operator(A, "A").shape is None:
+        raise ValueError(
+            "a callable A has no shape: wrap it as a scipy.sparse.linalg.LinearOperator"
+        )
     operand = _operand(A, None)
     first, basis = _tridiagonalise(operand, k, _start(operand, None, None), True)
     largest = float(first.ritz_values[-1])
@@ -194,7 +198,7 @@ def _start(operand: _Operand, v0: Any, seed: int | None) -> Any:
             raise ValueError("v0 must be finite and not zero")
         return start
     start = np.empty(operand.n, operand.dtype)
-    _core.fill_random(start, 0 if seed is None else integer.index(seed))
+    _core.fill_random(start, 0 if seed is None else integer(seed, "seed", 0))
     return start
 
 
@@ -217,8 +221,7 @@ def _run_lanczos(
 def _tridiagonalise(
     operand: _Operand, k: int, start: Any, keep: bool
 ) -> tuple[LanczosResult, list[Any]]:
-    if integer.index(k) < 1:
-        raise ValueError(f"k must be at least 1, got {k}")
+    integer(k, "k", 1)
     if operand.n < 1:
         raise ValueError("A is empty")
     run, basis = _run_lanczos(operand, min(k, operand.n), start, keep)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from krylov.checks import finite_number, integer, number
 from krylov.outcome import Outcome
 
 if TYPE_CHECKING:
@@ -102,6 +103,11 @@ class AnyOf(Rule):
 
     rules: tuple[Callable[[Trace], Verdict], ...]
 
+    def __post_init__(self) -> None:
+        for rule in self.rules:
+            if not callable(rule):
+                raise TypeError(f"a rule must be callable, not {type(rule).__name__}")
+
     @property
     def needs_quadratic(self) -> bool:  # type: ignore[override]
         return any(getattr(rule, "needs_quadratic", False) for rule in self.rules)
@@ -130,8 +136,11 @@ class Residual(Rule):
     atol: float = 0.0
 
     def __post_init__(self) -> None:
-        if not (self.rtol >= 0 and self.atol >= 0):
-            raise ValueError(f"rtol and atol must not be negative, got {self.rtol}, {self.atol}")
+        for name in ("rtol", "atol"):
+            if not number(getattr(self, name), name) >= 0:
+                raise ValueError(
+                    f"{name} must be a number and not negative, got {getattr(self, name)!r}"
+                )
 
     def __call__(self, trace: Trace) -> Verdict:
         return None
@@ -144,8 +153,7 @@ class FixedIterations(Rule):
     iterations: int
 
     def __post_init__(self) -> None:
-        if self.iterations < 1:
-            raise ValueError(f"iterations must be at least 1, got {self.iterations}")
+        integer(self.iterations, "iterations", 1)
 
     def __call__(self, trace: Trace) -> Verdict:
         return trace.niter >= self.iterations
@@ -158,7 +166,7 @@ class TimeLimit(Rule):
     seconds: float
 
     def __post_init__(self) -> None:
-        if not self.seconds > 0:
+        if not number(self.seconds, "seconds") > 0:
             raise ValueError(f"seconds must be positive, got {self.seconds}")
 
     def __call__(self, trace: Trace) -> Verdict:
@@ -179,8 +187,11 @@ class QuadraticProgress(Rule):
     needs_quadratic = True
 
     def __post_init__(self) -> None:
-        if not self.epsilon > 0 or self.minimum < 1 or not self.fraction >= 0:
-            raise ValueError("epsilon must be positive, minimum at least 1, fraction not negative")
+        integer(self.minimum, "minimum", 1)
+        if not finite_number(self.epsilon, "epsilon") > 0:
+            raise ValueError(f"epsilon must be positive, got {self.epsilon!r}")
+        if not finite_number(self.fraction, "fraction") >= 0:
+            raise ValueError(f"fraction must not be negative, got {self.fraction!r}")
 
     def __call__(self, trace: Trace) -> Verdict:
         i = trace.niter

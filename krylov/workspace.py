@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from krylov import _core
+from krylov.checks import integer
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
@@ -21,6 +22,7 @@ _PAGE = 4096
 _STAGGER = 5 * 64
 
 DTYPES = (np.dtype("f4"), np.dtype("f8"), np.dtype("c8"), np.dtype("c16"))
+_METHODS = ("cg", "flexible_cg", "bicgstab", "neumann")
 # Slots that hold the caller's vectors.
 _FOREIGN = frozenset({"b", "x", "diag"})
 
@@ -53,8 +55,10 @@ class Workspace:
     def __init__(
         self, method: str, n: int, dtype: DTypeLike = np.float64, device: str = "cpu"
     ) -> None:
+        if method not in _METHODS:
+            raise ValueError(f"method must be one of {', '.join(_METHODS)}, got {method!r}")
         self.method = method
-        self.n = int(n)
+        self.n = integer(n, "n", 0)
         self.dtype = np.dtype(dtype)
         self.device = device
         if device != "cpu":
@@ -63,8 +67,6 @@ class Workspace:
             raise TypeError(
                 f"dtype must be one of float32, float64, complex64, complex128, got {self.dtype}"
             )
-        if self.n < 0:
-            raise ValueError(f"n must not be negative, got {n}")
         own = [name for name in _slots(method) if name not in _FOREIGN]
         self.vectors = dict(zip(own, staggered(len(own), self.n, self.dtype), strict=True))
         self._lock = threading.Lock()

@@ -1,4 +1,5 @@
-// The few plain types that every layer shares. No STL: this header is compiled for every instruction set.
+// The few plain types that every layer shares. No STL, and functions are static: this header is compiled for every
+// instruction set, and none may emit a symbol that the linker could take for another's.
 #pragma once
 
 #include <stdint.h>
@@ -14,14 +15,14 @@ namespace krylov {
 enum class Dtype : int { float32, float64, complex64, complex128 };
 constexpr int kDtypes = 4;
 
-KRYLOV_HD constexpr bool is_complex(Dtype t) {
+KRYLOV_HD static constexpr bool is_complex(Dtype t) {
   return t == Dtype::complex64 || t == Dtype::complex128;
 }
-KRYLOV_HD constexpr bool is_single(Dtype t) { return t == Dtype::float32 || t == Dtype::complex64; }
-KRYLOV_HD constexpr int item_size(Dtype t) {
+KRYLOV_HD static constexpr bool is_single(Dtype t) { return t == Dtype::float32 || t == Dtype::complex64; }
+KRYLOV_HD static constexpr int item_size(Dtype t) {
   return (is_single(t) ? 4 : 8) * (is_complex(t) ? 2 : 1);
 }
-KRYLOV_HD constexpr double epsilon(Dtype t) { return is_single(t) ? 0x1p-23 : 0x1p-52; }
+KRYLOV_HD static constexpr double epsilon(Dtype t) { return is_single(t) ? 0x1p-23 : 0x1p-52; }
 
 // A scalar of a recurrence: float64 whatever the vectors are; the imaginary part of a real run is zero.
 struct Complex {

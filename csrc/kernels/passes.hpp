@@ -59,7 +59,7 @@ constexpr PassInfo kPasses[] = {
 };
 constexpr int kPassCount = sizeof(kPasses) / sizeof(kPasses[0]);
 
-constexpr const PassInfo& info(PassId id) { return kPasses[static_cast<int>(id)]; }
+static constexpr const PassInfo& info(PassId id) { return kPasses[static_cast<int>(id)]; }
 
 // One launch. Coefficients are addresses, not values: on a GPU they name scalars that the host never sees.
 struct PassCall {
@@ -76,10 +76,10 @@ struct PassCall {
 constexpr int64_t kBlock = 4096;
 constexpr int kLanes = 16;
 
-constexpr int64_t real_length(int64_t n, Dtype t) { return is_complex(t) ? 2 * n : n; }
-constexpr int64_t block_count(int64_t n, Dtype t) {
+static constexpr int64_t real_length(int64_t n, Dtype t) { return is_complex(t) ? 2 * n : n; }
+static constexpr int64_t block_count(int64_t n, Dtype t) {
   return (real_length(n, t) + kBlock - 1) / kBlock;
 }
-constexpr int64_t partials_size(int64_t n, Dtype t) { return block_count(n, t) * kMaxSums; }
+static constexpr int64_t partials_size(int64_t n, Dtype t) { return block_count(n, t) * kMaxSums; }
 
 }  // namespace krylov

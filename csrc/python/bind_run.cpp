@@ -109,6 +109,8 @@ void bind_run(py::module_& m) {
                              [](Run& run) { return run.system().true_residual_norm(); })
       .def_property_readonly("negative_curvatures",
                              [](Run& run) { return run.system().negative_curvatures(); })
+      .def_property_readonly("ended_at_half_step",
+                             [](Run& run) { return run.system().ended_at_half_step(); })
       .def_property_readonly("indefinite_preconditioner",
                              [](Run& run) { return run.system().indefinite_preconditioner(); })
       .def_property_readonly("direction_curvature",

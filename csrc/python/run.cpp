@@ -1,7 +1,6 @@
 #include "python/run.hpp"
 
 #include <chrono>
-#include <cstring>
 
 namespace krylov {
 namespace {
@@ -139,9 +138,17 @@ void Run::accept(py::handle answer, int slot) {
     return;
   }
   // Somebody else holds this memory and may overwrite it when the next product is formed.
-  if (!in_place)
-    std::memmove(data_of(home), data_of(answer),
-                 static_cast<size_t>(recurrence_->size() * item_size(recurrence_->dtype())));
+  if (!in_place) {
+    PassCall call{PassId::Copy,
+                  recurrence_->dtype(),
+                  recurrence_->size(),
+                  {data_of(home), data_of(answer)},
+                  {},
+                  nullptr,
+                  nullptr};
+    py::gil_scoped_release nogil;
+    recurrence_->table().run(call);
+  }
   place(slot, home);
 }
 

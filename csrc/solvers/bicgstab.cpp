@@ -72,6 +72,10 @@ void stabilise(BiScalars& s, const Complex* sums) {
   s.omega_x = s.sigma * s.omega;
   const Complex rho = sums[3] - (1.0 / c) * (s.omega * sums[2]);
   s.beta = (rho / s.rho) * (s.alpha / s.omega);
+  if (!is_finite(s.omega) || !is_finite(s.beta)) {
+    s.status = Status::breakdown_omega;
+    return;
+  }
   s.rho = rho;
   s.predicted_rr = s.half_rr - norm2(sums[0]) / tt;
 }
@@ -140,6 +144,7 @@ class BiCgStab final : public LinearSystem {
       case Stage::half:
         if (s_.status != Status::running) return break_down(s_.status);
         rr_before_ = s_.rr;
+        ended_at_half_step_ = false;
         launch(PassId::HalfStep, {r, v}, {&s_.alpha}, finish_of<half_residual>);
         stage_ = Stage::precondition_s;
         return Request::none;
@@ -172,7 +177,7 @@ class BiCgStab final : public LinearSystem {
 
       case Stage::next:
         if (s_.status != Status::running) return break_down(s_.status);
-        if (converged()) return verify();
+        if (seems_converged()) return verify();
         if (iterations_ >= options().maxiter) return conclude(Status::iteration_limit);
         stage_ = Stage::precondition_p;
         return Request::none;
@@ -203,8 +208,7 @@ class BiCgStab final : public LinearSystem {
   Request after_half_step() {
     const double lost = s_.half_rr * s_.epsilon * s_.epsilon;
     if (!is_finite(s_.half_rr) || lost > rr_before_) return break_down(Status::breakdown_rho);
-    const double norm = std::sqrt(s_.half_rr);
-    if (norm < s_.tolerance || norm == 0.0) return end_at_half_step();
+    if (seems_converged(s_.half_rr)) return end_at_half_step();
     stage_ = Stage::product_s;
     return options().preconditioned ? ask(Request::precondition, r, ms) : Request::none;
   }
@@ -212,6 +216,7 @@ class BiCgStab final : public LinearSystem {
   Request end_at_half_step() {
     launch(PassId::Axpy, {x, options().preconditioned ? mp : p}, {&s_.alpha_x});
     s_.rr = s_.half_rr;
+    ended_at_half_step_ = true;
     stage_ = Stage::measure;
     return Request::none;
   }

@@ -23,6 +23,9 @@
 namespace krylov {
 namespace {
 
+// r.r of the true residual over that of the recurrence up to which the direction is kept.
+constexpr double kSmallDrift = 4.0;
+
 struct CgScalars : SystemScalars {
   Complex alpha, alpha_x, beta;  // alpha_x = sigma alpha: x is in the caller's units
   double rho = 0.0;              // r.z
@@ -75,7 +78,7 @@ void step_length(CgScalars& s, const Complex* sums) {
     return;
   }
   // p.p leaves the range of float64 when M has an extreme scale; then the sign of p.v must do.
-  const bool comparable = s.pp > 0.0 && is_finite(s.pp) && is_finite(s.pAp / s.pp);
+  const bool comparable = s.pp > 0x1p-960 && s.pp < 0x1p960 && is_finite(s.pAp / s.pp);
   s.quotient = comparable ? s.pAp / s.pp : s.pAp;
   if (comparable) s.largest_quotient = std::fmax(s.largest_quotient, std::fabs(s.quotient));
   s.negative = comparable ? s.quotient <= s.epsilon * s.largest_quotient : s.pAp <= 0.0;
@@ -218,6 +221,7 @@ class Cg final : public LinearSystem {
         return close_iteration();
 
       case Stage::verify:
+        believed_rr_ = s_.rr;
         return verify();
 
       case Stage::ended:
@@ -227,6 +231,10 @@ class Cg final : public LinearSystem {
   }
 
   void restart() override {
+    if (s_.rr > kSmallDrift * believed_rr_) {  // too far from the truth for p to be of use
+      stage_ = Stage::start;
+      return;
+    }
     // x stands and p is kept: only the residual changes (van der Vorst and Ye 2000).
     replaced_ = true;
     if (options().diagonal) launch(PassId::Multiply, {z, diag, r});
@@ -258,7 +266,7 @@ class Cg final : public LinearSystem {
       s_.rr = rr_before_;
       return conclude(Status::non_finite);
     }
-    if (!replaced_ && (converged() || s_.last_step)) {
+    if (!replaced_ && (seems_converged() || s_.last_step)) {
       launch(PassId::Axpy, {x, p}, {&s_.alpha_x});
       stage_ = Stage::close_last;
       return Request::none;
@@ -318,6 +326,7 @@ class Cg final : public LinearSystem {
   Stage stage_ = Stage::start;
   bool replaced_ = false;
   double rr_before_ = 0.0;
+  double believed_rr_ = 0.0;
 };
 
 }  // namespace

@@ -92,7 +92,7 @@ class Neumann final : public LinearSystem {
 
       case Stage::next:
         if (s_.status != Status::running) return conclude(s_.status);
-        if (converged()) return verify();
+        if (seems_converged()) return verify();
         if (iterations_ >= options().maxiter) return conclude(Status::iteration_limit);
         stage_ = Stage::precondition;
         return Request::none;
@@ -100,7 +100,10 @@ class Neumann final : public LinearSystem {
     return end(Status::breakdown);
   }
 
-  void restart() override { stage_ = Stage::precondition; }
+  void restart() override {
+    s_.best_rr = s_.rr;
+    stage_ = Stage::precondition;
+  }
 
  private:
   enum class Stage { start, precondition, product, step, close, next };

@@ -42,6 +42,12 @@ bool LinearSystem::converged() const {
   return norm < common().tolerance || norm == 0.0;
 }
 
+bool LinearSystem::seems_converged(double rr) const {
+  const SystemScalars& s = common();
+  const double norm = std::sqrt(rr), digits = epsilon(dtype());
+  return norm < s.tolerance || norm <= digits * digits * s.first_norm;
+}
+
 Request LinearSystem::advance() {
   SystemScalars& s = common();
   if (status_ != Status::running) return ask(Request::done);
@@ -135,6 +141,7 @@ Request LinearSystem::begin() {
   if (options_.maxiter == 0) return end(Status::iteration_limit);
   true_residual_norm_ = -1.0;
   best_rr_ = s.rr;
+  s.first_norm = std::sqrt(s.rr);
   phase_ = Phase::iterate;
   return Request::none;
 }
@@ -168,10 +175,12 @@ Request LinearSystem::judge_truth() {
   }
   if (iterations_ >= options_.maxiter) return conclude(Status::iteration_limit);
   // What the recurrence believed of earlier iterates was as wrong; this residual is the truth to beat.
-  if (saved_true_rr_ < 0.0 || s.rr < saved_true_rr_) {
+  const bool overwritten = saved_rr_ != saved_true_rr_;
+  if (saved_true_rr_ < 0.0 || overwritten || s.rr < saved_true_rr_) {
     launch(PassId::Copy, {best, x});
-    best_rr_ = saved_rr_ = saved_true_rr_ = s.rr;
+    saved_true_rr_ = s.rr;
   }
+  best_rr_ = saved_rr_ = saved_true_rr_;
   true_residual_norm_ = -1.0;
   ++restarts_;
   phase_ = Phase::iterate;

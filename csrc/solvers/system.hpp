@@ -34,6 +34,7 @@ struct SystemScalars {
   double residual_norm = 0.0;  // true units, of the last Norm or Residual pass
   double rr = 0.0;             // r.r
   double tolerance = 0.0;
+  double first_norm = 0.0;       // of the residual at the start
   double phi = 0.0;              // quadratic value / sigma^2, less that of x0
   double quadratic_start = 0.0;  // that of x0, in true units
   Status status = Status::running;
@@ -57,6 +58,8 @@ class LinearSystem : public Recurrence {
   // p.A p / p.p of the direction of negative curvature: the most negative one met, or the one that ended the run.
   double direction_curvature() const { return direction_curvature_; }
   virtual int direction_slot() const { return -1; }
+  // Bi-CG-STAB: the last iteration was complete after its first half.
+  bool ended_at_half_step() const { return ended_at_half_step_; }
 
  protected:
   Request advance() final;
@@ -69,7 +72,11 @@ class LinearSystem : public Recurrence {
   // The residual has been replaced by the true one: choose the stage to go on from.
   virtual void restart() = 0;
 
+  // Whether the residual meets the tolerance; and whether the recurrence claims so, which is worth a verification. A
+  // residual below epsilon^2 of the first is such a claim too, as no true residual gets there.
   bool converged() const;
+  bool seems_converged() const { return seems_converged(common().rr); }
+  bool seems_converged(double rr) const;
   // Recomputes r = b - A x and ends, or goes on from the true residual, or gives up.
   Request verify();
   // Recomputes r = b - A x and calls restart(), after a breakdown; ends with `why` once the restarts are used up.
@@ -89,6 +96,7 @@ class LinearSystem : public Recurrence {
   int restarts_ = 0;
   int64_t negative_curvatures_ = 0;
   bool indefinite_preconditioner_ = false;
+  bool ended_at_half_step_ = false;
   double direction_curvature_ = 0.0;
 
  private:

@@ -16,7 +16,7 @@ from krylov.bench.bits import METHODS, equal_bits
 from krylov.bench.peers import PETSC_VARIANTS, Contestant, Petsc, krylov_cg, pyamg_cg, scipy_cg
 from krylov.bench.poisson import poisson, right_hand_side
 from krylov.bench.rows import COLUMNS, at_least, duration, row
-from krylov.bench.timing import Times, interleave
+from krylov.bench.timing import PAUSE, Times, interleave
 
 __all__ = ["COLUMNS", "against_peers", "petsc_interpreter", "run"]
 
@@ -58,7 +58,8 @@ def against_peers(
     a, b = poisson(side), right_hand_side(side * side)
     with _contestants(a, b, side, petsc_python, mpiexec) as contestants:
         turns = {name: _Turn(solve, maxiter or 20 * side) for name, solve in contestants.items()}
-        times = interleave(turns, rounds, patience=2 if maxiter else 1, warm_up=maxiter is not None)
+        patience, warm_up = (2, True) if maxiter else (1, False)
+        times = interleave(turns, rounds, patience=patience, pause=PAUSE, warm_up=warm_up)
     what = f"{maxiter} iterations" if maxiter else f"solve to {RTOL:g}"
     threads = _core.threads()
     lines = []

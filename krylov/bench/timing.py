@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
-from time import perf_counter
+from time import perf_counter, sleep
 
-__all__ = ["Times", "best_call", "interleave", "spans"]
+__all__ = ["PAUSE", "Times", "best_call", "interleave", "spans"]
 
+# Enough for the pools of OpenBLAS and OpenMP to fall asleep.
+PAUSE = 0.05
 # One turn of a contestant: seconds of the same piece of work, once or several times over.
 Turn = Callable[[], Sequence[float]]
 
@@ -40,7 +42,12 @@ class Times:
 
 
 def interleave(
-    contestants: Mapping[str, Turn], rounds: int, *, patience: int = 4, warm_up: bool = True
+    contestants: Mapping[str, Turn],
+    rounds: int,
+    *,
+    patience: int = 4,
+    pause: float = 0.0,
+    warm_up: bool = True,
 ) -> Times:
     """Let the contestants take turns, until the best turn of each is no accident.
 
@@ -53,6 +60,8 @@ def interleave(
     patience : int
         On a busy machine they go on, up to so many times as many turns, until everybody's third best turn is within 4 %
         of the best.
+    pause : float
+        Seconds before each turn: threads of another package's pool go on spinning for a while after its turn.
     warm_up : bool
         Whether a first round is thrown away.
     """
@@ -64,6 +73,7 @@ def interleave(
         if done >= rounds and (done < 3 or all(map(_settled, taken.values()))):
             break
         for name, turn in contestants.items():
+            sleep(pause)
             taken[name].append(min(turn()))
     return Times(taken)
 

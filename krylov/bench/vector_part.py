@@ -43,8 +43,13 @@ def traffic_of(launches: dict[str, int]) -> int:
     return sum(_PASSES[name] * count for name, count in launches.items())
 
 
+def _zeros(n: int) -> NDArray[np.float64]:
+    """Zeros in memory of their own; the pages of np.zeros are all one and the same until they are written to."""
+    return np.full(n, 0.0)
+
+
 def _right_hand_side(n: int) -> NDArray[np.float64]:
-    b = np.zeros(n)
+    b = _zeros(n)
     b[:_ACTIVE] = np.random.default_rng(7).standard_normal(min(n, _ACTIVE))
     return b
 
@@ -230,7 +235,7 @@ class Peer:
         self._iterations, self._window = iterations, window
         self._b = _right_hand_side(n)
         self._stamped = _Stamped(n)
-        targets = cycle([np.zeros(n) for _ in range(products(method))])
+        targets = cycle([_zeros(n) for _ in range(products(method))])
 
         def multiply(source: Any) -> Any:
             return self._stamped.multiply(source, next(targets))

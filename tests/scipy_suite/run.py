@@ -8,6 +8,7 @@ bicgstab runs as SciPy ships it.
 
 from __future__ import annotations
 
+import os
 import sys
 
 import pytest
@@ -44,7 +45,7 @@ def main() -> int:
         for module in (scipy.sparse.linalg, _isolve, iterative):
             setattr(module, name, replacement)
     status = pytest.main(
-        ["--pyargs", *MODULES, "-q", "-p", "no:cacheprovider", "-o", "addopts=", *sys.argv[1:]]
+        ["--pyargs", *MODULES, "-q", "-p", "no:cacheprovider", "-c", os.devnull, *sys.argv[1:]]
     )
     print(f"calls of krylov's solvers: {calls}")
     if min(calls.values()) == 0:

@@ -1,0 +1,39 @@
+"""Checks of single arguments, with messages that name them."""
+
+from __future__ import annotations
+
+import math
+import operator
+from typing import Any
+
+__all__ = ["finite_number", "integer", "number"]
+
+
+def number(value: Any, name: str) -> float:
+    """A real number; NaN is one."""
+    try:
+        if isinstance(value, str):
+            raise TypeError
+        return float(value)
+    except (TypeError, ValueError):
+        kind = ValueError if value is None or isinstance(value, str) else TypeError  # as SciPy
+        raise kind(f"{name} must be a number, got {value!r}") from None
+
+
+def finite_number(value: Any, name: str) -> float:
+    """A real number that is neither NaN nor infinite."""
+    result = number(value, name)
+    if not math.isfinite(result):
+        raise ValueError(f"{name} must be finite, got {value!r}")
+    return result
+
+
+def integer(value: Any, name: str, least: int | None = None) -> int:
+    """An integer, not below `least`."""
+    try:
+        result = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, got {value!r}") from None
+    if least is not None and result < least:
+        raise ValueError(f"{name} must be at least {least}, got {result}")
+    return result
