@@ -5,16 +5,34 @@ from typing import Any
 
 import pytest
 
+ROWS = pytest.StashKey[list[dict[str, Any]]]()
+
+
+def line(row: dict[str, Any]) -> str:
+    ratio = (
+        ""
+        if row["ratio"] is None
+        else f", ratio {row['ratio']:.3g} (median of rounds {row['median']:.3g})"
+    )
+    bar = f", bar {row['bar']}" if row["bar"] else ""
+    return f"{row['what']}, n = {row['n']:,}: {row['ours']} against {row['reference']}{ratio}{bar}"
+
 
 @pytest.fixture
-def judge(benchmark: Any) -> Callable[[dict[str, Any]], None]:
+def judge(benchmark: Any, request: pytest.FixtureRequest) -> Callable[[dict[str, Any]], None]:
     """Keep a row's figures with the timing (``--benchmark-json``), and fail where its bar is missed."""
 
     def keep(row: dict[str, Any]) -> None:
-        benchmark.extra_info.update(row)
-        assert row["met"] is not False, (
-            f"{row['what']}, n = {row['n']}: {row['ours']} against {row['reference']}, ratio {row['ratio']}, "
-            f"bar {row['bar']}"
-        )
+        benchmark.extra_info.setdefault("rows", []).append(row)
+        request.config.stash.setdefault(ROWS, []).append(row)
+        assert row["met"] is not False, line(row)
 
     return keep
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    rows = config.stash.get(ROWS, [])
+    if rows:
+        terminalreporter.section("ratios")
+        for row in rows:
+            terminalreporter.line(line(row))

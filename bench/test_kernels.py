@@ -8,7 +8,7 @@ from krylov import _core
 from krylov.bench import kernels
 
 
-@pytest.mark.parametrize("n", kernels.SIZES)
+@pytest.mark.parametrize("n", kernels.SIZES, ids="{:.0e}".format)
 @pytest.mark.parametrize("name", [line["name"] for line in _core.passes()])
 def test_pass(benchmark, judge, name, n):
     benchmark.pedantic(kernels.pass_calls("auto", name, n).turn, rounds=5, warmup_rounds=1)

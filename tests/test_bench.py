@@ -75,7 +75,7 @@ def check(rows):
 
 def test_rows_of_iterations():
     check([iteration.against_bound("cg", False, 3000, rounds=3)])
-    check([iteration.against_scipy("bicgstab", 3000, rounds=3), iteration.overhead(rounds=3)])
+    check([*iteration.against_scipy("bicgstab", 3000, rounds=3), iteration.overhead(rounds=3)])
 
 
 def test_rows_of_kernels():

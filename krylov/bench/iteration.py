@@ -60,7 +60,7 @@ def against_bound(method: str, preconditioned: bool, n: int, rounds: int = 0) ->
 def against_scipy(method: str, n: int = 10**6, rounds: int = 12) -> list[dict[str, Any]]:
     """Measure an iteration without product of SciPy's solver over ours.
 
-    Ours twice: where products are put to the place asked for, as those of matrices are, and with the very LinearOperator
+    Ours twice: where products are put to the place asked for, as those of matrices are, and with the LinearOperator
     that SciPy has, which returns memory of its own and keeps it, so that Bi-CG-STAB has to copy v.
     """
     iterations = max(8, min(20, 10**7 // n))
