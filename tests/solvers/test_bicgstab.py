@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pytest
 import scipy.sparse.linalg as sla
@@ -164,6 +166,16 @@ def test_the_best_iterate_is_returned(dtype):
         best = min([*norms, np.linalg.norm(b)])
         assert res.true_residual_norm == pytest.approx(best, rel=1e3 * epsilon(dtype))
         assert residual_norm(A, b, res.x) == pytest.approx(best, rel=1e3 * epsilon(dtype))
+
+
+@pytest.mark.parametrize("scale", [1e-81, 1.0, 1e81])
+def test_never_worse_than_the_start(scale):
+    for seed, maxiter in product(range(10), (1, 2, 3, 5, 50)):
+        rng = np.random.default_rng(seed)
+        for A in (np.linalg.qr(rng.standard_normal((8, 8)))[0], SKEW * rng.standard_normal()):
+            b, x0 = rng.standard_normal((2, len(A))) * scale
+            res = bicgstab(A, b, x0, rtol=1e-12, maxiter=maxiter, max_restarts=seed % 3)
+            assert np.linalg.norm(b - A @ res.x) <= 1.001 * np.linalg.norm(b - A @ x0)
 
 
 # -------------------------------------------------------------------------------------------------

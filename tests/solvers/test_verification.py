@@ -35,11 +35,42 @@ def test_is_honest_whatever_the_precision(solver, condition, rtol, dtype):
     assert_honest(A, b, solver(A, b, rtol=rtol, maxiter=150), rtol)
 
 
+@pytest.mark.parametrize("solver", CONJUGATE)
+@pytest.mark.parametrize("M", [None, "jacobi", "general"])
+def test_a_tolerance_below_the_precision_is_stagnation(solver, M):
+    A, b = spd(np.float32, condition=1e3), vector(40, np.float32)
+    d = np.linspace(1, 2, 40).astype("f4")
+    M = {"jacobi": krylov.JacobiPreconditioner(d), "general": lambda r: r / d}.get(M)
+    res = solver(A, b, M=M, rtol=1e-12, maxiter=5000)
+    assert res.outcome is Outcome.STAGNATION
+    assert res.info > 0
+    assert res.niter < 1000
+    assert res.true_residual_norm < 1e-3 * np.linalg.norm(b)
+    assert_honest(A, b, res, 1e-12)
+
+
 def test_bicgstab_below_the_precision_is_no_convergence():
     A, b = nonsymmetric(np.float32), vector(40, np.float32)
     res = krylov.bicgstab(A, b, rtol=1e-12, maxiter=5000)
     assert res.outcome in (Outcome.STAGNATION, Outcome.BREAKDOWN)
     assert res.true_residual_norm < 1e-4 * np.linalg.norm(b)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_a_drifted_residual_is_replaced_and_the_run_goes_on(solver):
+    """Products that are wrong for a while: the recurrence converges to a lie, is caught, and recovers."""
+    A, b, count = spd(float, condition=20.0), vector(40), [0]
+
+    def multiply(v):
+        count[0] += 1
+        return A @ v * (1.01 if 3 <= count[0] <= 6 else 1)
+
+    keywords = {"scale": 0.9} if solver is krylov.neumann else {}
+    res = solver(multiply, b, rtol=1e-8, maxiter=3000, **keywords)
+    assert res.outcome is Outcome.CONVERGED
+    assert res.restarts >= 1
+    assert res.nmatvec == count[0]
+    assert residual_norm(A, b, res.x) < 1e-8 * np.linalg.norm(b)
 
 
 @pytest.mark.parametrize("solver", SOLVERS)

@@ -49,7 +49,7 @@ def test_vectors_are_aligned_and_staggered(method, dtype):
         (("cg", 3, "f8", "cuda"), ValueError, "cuda"),
         (("cg", 3, "i4"), TypeError, "dtype"),
         (("cg", 3, "f2"), TypeError, "dtype"),
-        (("cg", -1), ValueError, "negative"),
+        (("cg", -1), ValueError, "at least 0"),
         (("gmres", 3), ValueError, "gmres"),
     ],
 )
