@@ -103,7 +103,8 @@ def _outcome(
     if outcome is Outcome.ITERATION_LIMIT and met_negative:
         return Outcome.NEGATIVE_CURVATURE
     if outcome is Outcome.NON_FINITE and residual_norms.size:
-        grown = residual_norms.max() > _GROWTH * residual_norms[0]
+        finite = residual_norms[np.isfinite(residual_norms)]
+        grown = finite.size > 0 and finite.max() > _GROWTH * residual_norms[0]
         return Outcome.DIVERGENCE if grown else outcome
     return outcome
 

@@ -24,11 +24,12 @@ namespace {
 
 struct BiScalars : SystemScalars {
   Complex rho, alpha, omega, beta, alpha_x, omega_x, t_scale{1.0, 0.0};
-  double shadow_norm = 0.0;   // |r0|
-  double half_rr = 0.0;       // s.s
-  double predicted_rr = 0.0;  // of r, before it is formed
-  double epsilon = 0.0;
-  double xb = 0.0, xr = 0.0;  // of the iterate; xr in units of sigma
+  double shadow_norm = 0.0;      // |r0|
+  double half_rr = 0.0;          // s.s
+  double predicted_rr = 0.0;     // of r, before it is formed
+  double epsilon = 0.0;          // of the breakdown tests
+  double epsilon_squared = 0.0;  // of the dtype
+  double xb = 0.0, xr = 0.0;     // of the iterate; xr in units of sigma
 };
 
 void new_shadow(BiScalars& s, const Complex* sums) { s.shadow_norm = std::sqrt(sums[0].re); }
@@ -94,7 +95,8 @@ class BiCgStab final : public LinearSystem {
 
   BiCgStab(int64_t n, Dtype dtype, const SystemOptions& options)
       : LinearSystem(n, dtype, kSlots, options) {
-    s_.epsilon = options.max_restarts > 0 ? epsilon(dtype) : epsilon(dtype) * epsilon(dtype);
+    s_.epsilon_squared = epsilon(dtype) * epsilon(dtype);
+    s_.epsilon = options.max_restarts > 0 ? epsilon(dtype) : s_.epsilon_squared;
   }
 
   // v outlives the product with s; so do M p and M s.
@@ -178,6 +180,7 @@ class BiCgStab final : public LinearSystem {
       case Stage::next:
         if (s_.status != Status::running) return break_down(s_.status);
         if (seems_converged()) return verify();
+        if (beyond_recovery()) return conclude(Status::divergence);
         if (iterations_ >= options().maxiter) return conclude(Status::iteration_limit);
         stage_ = Stage::precondition_p;
         return Request::none;
@@ -212,6 +215,9 @@ class BiCgStab final : public LinearSystem {
     stage_ = Stage::product_s;
     return options().preconditioned ? ask(Request::precondition, r, ms) : Request::none;
   }
+
+  // The digits of b are lost in a residual this large; no later iterate can have a small true residual.
+  bool beyond_recovery() const { return std::sqrt(s_.rr) * s_.epsilon_squared > s_.first_norm; }
 
   Request end_at_half_step() {
     launch(PassId::Axpy, {x, options().preconditioned ? mp : p}, {&s_.alpha_x});

@@ -59,7 +59,7 @@ void measure_direction(CgScalars& s, const Complex* sums) {
 // Positive root of |x + tau p| = radius.
 double to_radius(const CgScalars& s) {
   const double room = s.radius * s.radius - s.xx;
-  const double root = std::sqrt(s.xp * s.xp + s.pp * room);
+  const double root = std::hypot(s.xp, std::sqrt(s.pp) * std::sqrt(room));
   return s.xp > 0.0 ? room / (s.xp + root) : (root - s.xp) / s.pp;
 }
 
@@ -222,6 +222,7 @@ class Cg final : public LinearSystem {
 
       case Stage::verify:
         believed_rr_ = s_.rr;
+        believed_sigma_ = s_.sigma;
         return verify();
 
       case Stage::ended:
@@ -231,7 +232,8 @@ class Cg final : public LinearSystem {
   }
 
   void restart() override {
-    if (s_.rr > kSmallDrift * believed_rr_) {  // too far from the truth for p to be of use
+    if (s_.sigma != believed_sigma_ || s_.rr > kSmallDrift * believed_rr_) {
+      // Too far from the truth for p to be of use.
       stage_ = Stage::start;
       return;
     }
@@ -326,7 +328,7 @@ class Cg final : public LinearSystem {
   Stage stage_ = Stage::start;
   bool replaced_ = false;
   double rr_before_ = 0.0;
-  double believed_rr_ = 0.0;
+  double believed_rr_ = 0.0, believed_sigma_ = 1.0;
 };
 
 }  // namespace

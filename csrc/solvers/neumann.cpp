@@ -100,10 +100,7 @@ class Neumann final : public LinearSystem {
     return end(Status::breakdown);
   }
 
-  void restart() override {
-    s_.best_rr = s_.rr;
-    stage_ = Stage::precondition;
-  }
+  void restart() override { stage_ = Stage::start; }
 
  private:
   enum class Stage { start, precondition, product, step, close, next };

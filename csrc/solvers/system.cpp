@@ -84,19 +84,9 @@ Request LinearSystem::advance() {
       phase_ = Phase::scale;
       return Request::none;
 
-    case Phase::scale: {
-      if (!is_finite(s.residual_norm)) return end(Status::non_finite);
-      const int limit = is_single(dtype()) ? 40 : 300;
-      const int exponent = s.residual_norm > 0.0 ? std::ilogb(s.residual_norm) : 0;
+    case Phase::scale:
       phase_ = Phase::begin;
-      if (std::abs(exponent) > limit) {
-        // Split so that 1 / sigma stays representable.
-        s.sigma = std::ldexp(1.0, std::clamp(exponent, -1020, 1020));
-        s.inv_sigma.re = 1.0 / s.sigma;
-        launch(PassId::Scale, {r}, {&s.inv_sigma}, finish_of<rescaled>);
-      }
-      return Request::none;
-    }
+      return scale_residual();
 
     case Phase::begin:
       return begin();
@@ -110,9 +100,8 @@ Request LinearSystem::advance() {
       return Request::none;
 
     case Phase::rescale:
-      if (s.sigma != 1.0) launch(PassId::Scale, {r}, {&s.inv_sigma}, finish_of<rescaled>);
       phase_ = Phase::judge_truth;
-      return Request::none;
+      return scale_residual();
 
     case Phase::judge_truth:
       return judge_truth();
@@ -131,9 +120,28 @@ Request LinearSystem::advance() {
   return end(Status::breakdown);
 }
 
+// The residual in true units has just been formed: brings it to units of sigma, and sigma to the residual where that
+// has become too large or too small for it.
+Request LinearSystem::scale_residual() {
+  SystemScalars& s = common();
+  if (!is_finite(s.residual_norm)) return end(Status::non_finite);
+  const double relative = s.residual_norm / s.sigma;
+  const int limit = is_single(dtype()) ? 40 : 300;
+  if (s.residual_norm > 0.0 && (relative == 0.0 || std::abs(std::ilogb(relative)) > limit)) {
+    s.quadratic_start += s.phi * s.sigma * s.sigma;
+    s.phi = 0.0;
+    // 1 / sigma must be representable too.
+    s.sigma = std::ldexp(1.0, std::clamp(std::ilogb(s.residual_norm), -1020, 1020));
+    s.inv_sigma.re = 1.0 / s.sigma;
+    saved_true_rr_ = -1.0;  // was in the old units
+  }
+  s.tolerance = std::max(options_.atol, options_.rtol * s.b_norm) / s.sigma;
+  if (s.sigma != 1.0) launch(PassId::Scale, {r}, {&s.inv_sigma}, finish_of<rescaled>);
+  return Request::none;
+}
+
 Request LinearSystem::begin() {
   SystemScalars& s = common();
-  s.tolerance = std::max(options_.atol, options_.rtol * s.b_norm) / s.sigma;
   true_residual_norm_ = s.residual_norm;  // of x0, just computed
   trace_.residual_norms.push_back(s.residual_norm);
   trace_.quadratic_values.push_back(s.quadratic_start);
@@ -181,6 +189,7 @@ Request LinearSystem::judge_truth() {
     saved_true_rr_ = s.rr;
   }
   best_rr_ = saved_rr_ = saved_true_rr_;
+  s.first_norm = std::sqrt(s.rr);
   true_residual_norm_ = -1.0;
   ++restarts_;
   phase_ = Phase::iterate;

@@ -34,7 +34,7 @@ struct SystemScalars {
   double residual_norm = 0.0;  // true units, of the last Norm or Residual pass
   double rr = 0.0;             // r.r
   double tolerance = 0.0;
-  double first_norm = 0.0;       // of the residual at the start
+  double first_norm = 0.0;       // of the residual at the start, or when it was last recomputed
   double phi = 0.0;              // quadratic value / sigma^2, less that of x0
   double quadratic_start = 0.0;  // that of x0, in true units
   Status status = Status::running;
@@ -114,6 +114,7 @@ class LinearSystem : public Recurrence {
     last_residual,
     report
   };
+  Request scale_residual();
   Request begin();
   Request judge_truth();
 

@@ -138,6 +138,16 @@ def test_boundary_follows_steihaugs_path(make, radius, dtype):
     assert (res.direction_curvature < 0) == (end == "negative")
 
 
+@pytest.mark.parametrize("scale", [1e-90, 1e-60, 1e60, 1e90])
+def test_radius_at_any_scale(scale):
+    A, b = indefinite(float), vector(30)
+    for radius in (1e-2, 2.0):
+        res = cg(A, b * scale, radius=radius * scale, curvature="boundary")
+        expected = cg(A, b, radius=radius, curvature="boundary")
+        assert res.outcome is expected.outcome is Outcome.TRUST_RADIUS
+        np.testing.assert_allclose(res.x / scale, expected.x, rtol=1e-9, atol=1e-12)
+
+
 def test_radius_with_a_start_inside():
     A, b, x0 = indefinite(float), vector(30), vector(30, seed=9) / 20
     _, truth, _, _ = steihaug(A, b, 2.0, x0)

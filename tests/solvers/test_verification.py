@@ -160,3 +160,13 @@ def test_scale_of_the_operator(solver, size):
     assert res.outcome is Outcome.CONVERGED
     assert abs(res.niter - plain.niter) <= 1
     np.testing.assert_allclose(res.x * size, plain.x, atol=2e-3)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("size", [1e-190, 1e-300])
+def test_a_start_far_larger_than_the_solution(solver, size):
+    """The square of the final residual is below the range of float64: that is not a residual of zero."""
+    A, b = np.diag([0.7, 2.1]), np.full(2, size)
+    res = solver(A, b, np.array([1.0, 0.3]), rtol=1e-11, maxiter=2000)
+    if res.outcome is Outcome.CONVERGED:
+        np.testing.assert_allclose(res.x, b / np.diag(A), rtol=1e-10)
