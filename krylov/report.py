@@ -103,10 +103,21 @@ def _outcome(
     if outcome is Outcome.ITERATION_LIMIT and met_negative:
         return Outcome.NEGATIVE_CURVATURE
     if outcome is Outcome.NON_FINITE and residual_norms.size:
-        finite = residual_norms[np.isfinite(residual_norms)]
-        grown = finite.size > 0 and finite.max() > _GROWTH * residual_norms[0]
-        return Outcome.DIVERGENCE if grown else outcome
+        return _why_not_finite(run, residual_norms)
     return outcome
+
+
+def _why_not_finite(run: _core.Run, residual_norms: NDArray[np.float64]) -> Outcome:
+    """Whether the products were at fault, or sound and given vectors that had grown beyond their dtype."""
+    start = float(residual_norms[0])
+    if residual_norms[np.isfinite(residual_norms)].max(initial=0.0) / _GROWTH > start:
+        return Outcome.DIVERGENCE
+    if "shadow" in run.slots:
+        p = run.vectors[run.slots.index("p")]
+        largest = float(np.abs(p).max(initial=0.0)) * run.sigma / _GROWTH
+        if run.iterations > 0 and not largest <= start:
+            return Outcome.BREAKDOWN
+    return Outcome.NON_FINITE
 
 
 def _info(run: _core.Run, method: str, outcome: Outcome, maxiter: int) -> int:

@@ -111,11 +111,13 @@ Request LinearSystem::advance() {
       phase_ = Phase::report;
       return Request::none;
 
-    case Phase::report:
+    case Phase::report: {
       true_residual_norm_ = s.residual_norm;
-      s.rr = s.residual_norm / s.sigma * (s.residual_norm / s.sigma);
       if (!is_finite(s.residual_norm)) return end(Status::non_finite);
-      return end(ending_ == Status::iteration_limit && converged() ? Status::converged : ending_);
+      // Not by r.r, whose square may have left the range of float64 here.
+      const bool met = s.residual_norm < s.tolerance * s.sigma || s.residual_norm == 0.0;
+      return end(ending_ == Status::iteration_limit && met ? Status::converged : ending_);
+    }
   }
   return end(Status::breakdown);
 }
