@@ -121,12 +121,12 @@ def _why_not_finite(run: _core.Run, residual_norms: NDArray[np.float64]) -> Outc
 
 
 def _info(run: _core.Run, method: str, outcome: Outcome, maxiter: int) -> int:
-    if maxiter == 0:
+    if maxiter == 0 and outcome is Outcome.ITERATION_LIMIT:
         return 0
     if outcome in (Outcome.CONVERGED, Outcome.CONVERGED_INDEFINITE):
         # SciPy tests for convergence before an iteration, so never after the last; its bicgstab after a half step.
         exhausted = run.iterations >= maxiter and not run.ended_at_half_step
-        return maxiter if exhausted else 0
+        return maxiter if exhausted and maxiter > 0 else 0
     return _BREAKDOWN_INFO.get(run.status, max(run.iterations, 1))
 
 
