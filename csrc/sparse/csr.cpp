@@ -66,6 +66,8 @@ void complex_rows(const Csr& a, const void* x_data, void* y_data, const void* w_
         block * kRowBlock + kRowBlock < a.rows ? block * kRowBlock + kRowBlock : a.rows;
     Complex dot;
     for (int64_t i = block * kRowBlock; i < end; ++i) {
+      __builtin_prefetch(entry + 2 * (start[i] + kAhead));
+      __builtin_prefetch(column + start[i] + 2 * kAhead);
       Complex sum;
       for (int64_t k = start[i]; k < start[i + 1]; ++k) {
         const T* z = x + 2 * column[k];
