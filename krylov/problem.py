@@ -83,7 +83,9 @@ def prepare(A: Any, b: Any, x0: Any, options: Options) -> Problem:
     given = view(b, "b")
     n = given.shape[0] if given.ndim else 1
     if given.ndim == 2 and given.shape[1] != 1 and operator.shape is not None:
-        n = operator.shape[0]  # for the message: a row or a matrix has the wrong shape whatever its length
+        n = operator.shape[
+            0
+        ]  # for the message: a row or a matrix has the wrong shape whatever its length
     dtype = common_dtype(given.dtype, *([] if operator.dtype is None else [operator.dtype]))
     rhs = as_vector(given, n, dtype, "b")
     exchange = Exchange(b)

@@ -33,7 +33,8 @@ def test_two_shards_make_one_solve(method, dtype):
     answers = (None, None)
     while True:
         codes = [run.advance(answer) for run, answer in zip(runs, answers, strict=True)]
-        assert codes[0] == codes[1]  # branches are taken from reduced scalars: the shards never part
+        # Branches are taken from reduced scalars: the shards never part.
+        assert codes[0] == codes[1]
         request, source = codes[0] & 15, (codes[0] >> 4 & 4095) - 1
         if request == int(_core.Request.DONE):
             break

@@ -18,7 +18,9 @@ constexpr int kDtypes = 4;
 KRYLOV_HD static constexpr bool is_complex(Dtype t) {
   return t == Dtype::complex64 || t == Dtype::complex128;
 }
-KRYLOV_HD static constexpr bool is_single(Dtype t) { return t == Dtype::float32 || t == Dtype::complex64; }
+KRYLOV_HD static constexpr bool is_single(Dtype t) {
+  return t == Dtype::float32 || t == Dtype::complex64;
+}
 KRYLOV_HD static constexpr int item_size(Dtype t) {
   return (is_single(t) ? 4 : 8) * (is_complex(t) ? 2 : 1);
 }
