@@ -105,19 +105,6 @@ Request LinearSystem::advance() {
 
     case Phase::judge_truth:
       return judge_truth();
-
-    case Phase::last_residual:
-      launch(PassId::Residual, {r, b, v}, {&s.tiny, &s.huge}, finish_of<measure_residual>);
-      phase_ = Phase::report;
-      return Request::none;
-
-    case Phase::report: {
-      true_residual_norm_ = s.residual_norm;
-      if (!is_finite(s.residual_norm)) return end(Status::non_finite);
-      // Not by r.r, whose square may have left the range of float64 here.
-      const bool met = s.residual_norm < s.tolerance * s.sigma || s.residual_norm == 0.0;
-      return end(ending_ == Status::iteration_limit && met ? Status::converged : ending_);
-    }
   }
   return end(Status::breakdown);
 }
@@ -126,7 +113,10 @@ Request LinearSystem::advance() {
 // has become too large or too small for it.
 Request LinearSystem::scale_residual() {
   SystemScalars& s = common();
-  if (!is_finite(s.residual_norm)) return end(Status::non_finite);
+  if (!is_finite(s.residual_norm)) {
+    true_residual_norm_ = s.residual_norm;
+    return end(Status::non_finite);
+  }
   const double relative = s.residual_norm / s.sigma;
   const int limit = is_single(dtype()) ? 40 : 300;
   if (s.residual_norm > 0.0 && (relative == 0.0 || std::abs(std::ilogb(relative)) > limit)) {
@@ -173,7 +163,8 @@ Request LinearSystem::restart_after(Status why) {
 Request LinearSystem::judge_truth() {
   SystemScalars& s = common();
   true_residual_norm_ = s.residual_norm;
-  if (!is_finite(s.residual_norm)) return end(Status::non_finite);
+  if (ending_ != Status::running)
+    return end(ending_ == Status::iteration_limit && converged() ? Status::converged : ending_);
   if (converged()) return end(Status::converged);
   if (restart_reason_ == Status::running) {
     // The recurrence had drifted from the truth. Go on from the true residual as long as that helps.
@@ -217,7 +208,7 @@ Request LinearSystem::conclude(Status why) {
   if (as_it_is || !options_.verify) return end(why);
   if (saved_rr_ >= 0.0 && !(common().rr <= saved_rr_)) launch(PassId::Copy, {x, best});
   ending_ = why;
-  phase_ = Phase::last_residual;
+  phase_ = Phase::true_residual;
   return ask(Request::multiply, x, v);
 }
 

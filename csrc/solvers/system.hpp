@@ -110,9 +110,7 @@ class LinearSystem : public Recurrence {
     iterate,
     true_residual,
     rescale,
-    judge_truth,
-    last_residual,
-    report
+    judge_truth
   };
   Request scale_residual();
   Request begin();
@@ -124,10 +122,10 @@ class LinearSystem : public Recurrence {
   double true_residual_norm_ = -1.0;
   double last_verified_ = -1.0;
   int useless_verifications_ = 0;
-  Status ending_ = Status::running;
-  double best_rr_ = -1.0;        // smallest r.r met; negative while nothing is known
-  double saved_rr_ = -1.0;       // of the iterate in `best`, as the recurrence saw it
-  double saved_true_rr_ = -1.0;  // smallest that a recomputation has found
+  Status ending_ = Status::running;  // what the run ends with, once its true residual is known
+  double best_rr_ = -1.0;            // smallest r.r met; negative while nothing is known
+  double saved_rr_ = -1.0;           // of the iterate in `best`, as the recurrence saw it
+  double saved_true_rr_ = -1.0;      // smallest that a recomputation has found
 };
 
 }  // namespace krylov
