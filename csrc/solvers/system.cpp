@@ -115,6 +115,7 @@ Request LinearSystem::scale_residual() {
   SystemScalars& s = common();
   if (!is_finite(s.residual_norm)) {
     true_residual_norm_ = s.residual_norm;
+    if (trace_.residual_norms.empty()) record_start();
     return end(Status::non_finite);
   }
   const double relative = s.residual_norm / s.sigma;
@@ -135,8 +136,7 @@ Request LinearSystem::scale_residual() {
 Request LinearSystem::begin() {
   SystemScalars& s = common();
   true_residual_norm_ = s.residual_norm;  // of x0, just computed
-  trace_.residual_norms.push_back(s.residual_norm);
-  trace_.quadratic_values.push_back(s.quadratic_start);
+  record_start();
   if (converged()) return end(Status::converged);
   if (options_.maxiter == 0) return end(Status::iteration_limit);
   true_residual_norm_ = -1.0;
@@ -210,6 +210,11 @@ Request LinearSystem::conclude(Status why) {
   ending_ = why;
   phase_ = Phase::true_residual;
   return ask(Request::multiply, x, v);
+}
+
+void LinearSystem::record_start() {
+  trace_.residual_norms.push_back(common().residual_norm);
+  trace_.quadratic_values.push_back(common().quadratic_start);
 }
 
 void LinearSystem::record_iteration() {

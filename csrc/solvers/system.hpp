@@ -112,6 +112,7 @@ class LinearSystem : public Recurrence {
     rescale,
     judge_truth
   };
+  void record_start();
   Request scale_residual();
   Request begin();
   Request judge_truth();
