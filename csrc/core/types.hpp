@@ -32,7 +32,6 @@ struct Complex {
   double im = 0.0;
 };
 
-KRYLOV_HD inline Complex conj(Complex a) { return {a.re, -a.im}; }
 KRYLOV_HD inline Complex operator-(Complex a) { return {-a.re, -a.im}; }
 KRYLOV_HD inline Complex operator+(Complex a, Complex b) { return {a.re + b.re, a.im + b.im}; }
 KRYLOV_HD inline Complex operator-(Complex a, Complex b) { return {a.re - b.re, a.im - b.im}; }

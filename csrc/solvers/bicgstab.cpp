@@ -119,7 +119,7 @@ class BiCgStab final : public LinearSystem {
           fill_random(vector(shadow), size(), dtype(), static_cast<uint64_t>(restarts_));
         else
           launch(PassId::Copy, {shadow, r});
-        launch(PassId::Norm, {shadow}, {&s_.tiny, &s_.huge}, finish_of<new_shadow>);
+        launch(PassId::Norm, {shadow}, {&s_.scales.tiny, &s_.scales.huge}, finish_of<new_shadow>);
         stage_ = Stage::rho;
         return Request::none;
 

@@ -6,12 +6,7 @@
 namespace krylov {
 
 void Lanczos::take_alpha(Scalars& s, const Complex* sums) { s.alpha.re = sums[0].re; }
-void Lanczos::take_norm(Scalars& s, const Complex* sums) {
-  const double plain = sums[0].re;
-  s.norm = plain > 0x1p-900 && plain < 0x1p1000 ? std::sqrt(plain)
-           : plain >= 0x1p1000                  ? std::sqrt(sums[1].re) / s.tiny.re
-                                                : std::sqrt(sums[2].re) / s.huge.re;
-}
+void Lanczos::take_norm(Scalars& s, const Complex* sums) { s.norm = safe_norm(s.scales, sums); }
 void Lanczos::take_ww(Scalars& s, const Complex* sums) { s.ww = sums[0].re; }
 void Lanczos::take_projection(Scalars& s, const Complex* sums) { s.projection = -sums[0]; }
 
@@ -28,7 +23,7 @@ Request Lanczos::advance() {
   const int here = row(j_), next = row(j_ + 1);
   switch (stage_) {
     case Stage::measure:
-      launch(PassId::Norm, {here}, {&s_.tiny, &s_.huge}, finish_of<take_norm>);
+      launch(PassId::Norm, {here}, {&s_.scales.tiny, &s_.scales.huge}, finish_of<take_norm>);
       stage_ = Stage::normalise;
       return Request::none;
 
@@ -73,7 +68,7 @@ Request Lanczos::advance() {
 
     case Stage::project:
       if (against_ > j_) {
-        launch(PassId::Norm, {next}, {&s_.tiny, &s_.huge}, finish_of<take_norm>);
+        launch(PassId::Norm, {next}, {&s_.scales.tiny, &s_.scales.huge}, finish_of<take_norm>);
         stage_ = Stage::sweep;
         return Request::none;
       }

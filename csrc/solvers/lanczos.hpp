@@ -7,6 +7,7 @@
 // Stewart 1976).
 #pragma once
 
+#include "solvers/norm.hpp"
 #include "solvers/recurrence.hpp"
 
 namespace krylov {
@@ -18,7 +19,6 @@ class Lanczos final : public Recurrence {
 
   bool persistent(int) const override { return true; }
   const char* slot_name(int) const override { return "basis"; }
-  bool keeps_basis() const { return reorthogonalise_; }
 
  protected:
   Request advance() override;
@@ -38,7 +38,8 @@ class Lanczos final : public Recurrence {
     scale
   };
   struct Scalars {
-    Complex alpha, beta, projection, inverse, tiny{0x1p-520, 0}, huge{0x1p500, 0};
+    Complex alpha, beta, projection, inverse;
+    NormScales scales;
     double ww = 0.0, norm = 0.0;
   };
   static void take_alpha(Scalars& s, const Complex* sums);

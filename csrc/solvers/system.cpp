@@ -6,18 +6,10 @@
 namespace krylov {
 namespace {
 
-// From x.x, |tiny x|^2, |huge x|^2: the first that is finite and far from underflow (Blue 1978).
-double safe_norm(const SystemScalars& s, const Complex* sums) {
-  const double plain = sums[0].re;
-  if (plain > 0x1p-900 && plain < 0x1p1000) return std::sqrt(plain);
-  if (plain >= 0x1p1000) return std::sqrt(sums[1].re) / s.tiny.re;
-  return std::isnan(plain) ? plain : std::sqrt(sums[2].re) / s.huge.re;
-}
-
-void measure_b(SystemScalars& s, const Complex* sums) { s.b_norm = safe_norm(s, sums); }
+void measure_b(SystemScalars& s, const Complex* sums) { s.b_norm = safe_norm(s.scales, sums); }
 
 void measure_residual(SystemScalars& s, const Complex* sums) {
-  s.residual_norm = safe_norm(s, sums);
+  s.residual_norm = safe_norm(s.scales, sums);
   s.rr = sums[0].re;
 }
 
@@ -53,7 +45,7 @@ Request LinearSystem::advance() {
   if (status_ != Status::running) return ask(Request::done);
   switch (phase_) {
     case Phase::measure_b:
-      launch(PassId::Norm, {b}, {&s.tiny, &s.huge}, finish_of<measure_b>);
+      launch(PassId::Norm, {b}, {&s.scales.tiny, &s.scales.huge}, finish_of<measure_b>);
       phase_ = Phase::ask_x0;
       return Request::none;
 
@@ -71,10 +63,11 @@ Request LinearSystem::advance() {
 
     case Phase::first_residual:
       if (options_.has_x0) {
-        launch(PassId::Residual, {r, b, v}, {&s.tiny, &s.huge}, finish_of<measure_residual>);
+        launch(PassId::Residual, {r, b, v}, {&s.scales.tiny, &s.scales.huge},
+               finish_of<measure_residual>);
       } else {
         launch(PassId::Copy, {r, b});
-        launch(PassId::Norm, {r}, {&s.tiny, &s.huge}, finish_of<measure_residual>);
+        launch(PassId::Norm, {r}, {&s.scales.tiny, &s.scales.huge}, finish_of<measure_residual>);
       }
       phase_ = options_.has_x0 ? Phase::first_quadratic : Phase::scale;
       return Request::none;
@@ -95,7 +88,8 @@ Request LinearSystem::advance() {
       return iterate();
 
     case Phase::true_residual:
-      launch(PassId::Residual, {r, b, v}, {&s.tiny, &s.huge}, finish_of<measure_residual>);
+      launch(PassId::Residual, {r, b, v}, {&s.scales.tiny, &s.scales.huge},
+             finish_of<measure_residual>);
       phase_ = Phase::rescale;
       return Request::none;
 

@@ -4,6 +4,7 @@
 // of squares neither overflow nor vanish; x is kept in the units of the caller.
 #pragma once
 
+#include "solvers/norm.hpp"
 #include "solvers/recurrence.hpp"
 
 namespace krylov {
@@ -27,7 +28,7 @@ struct SystemOptions {
 
 // Scalars of a run, plain data. Norms are in units of sigma unless named otherwise.
 struct SystemScalars {
-  Complex tiny{0x1p-520, 0}, huge{0x1p500, 0};  // coefficients of the scaled norms
+  NormScales scales;
   Complex inv_sigma{1.0, 0};
   double sigma = 1.0;
   double b_norm = 0.0;         // true units
