@@ -10,8 +10,8 @@
 //
 // Deviations from the textbook: (1) rho' comes from the sums of the third pass, so the last one needs no r0; (2) t is
 // summed as c t with a power of two c near |alpha|, which keeps t.t in range whatever the scale of A; (3) every
-// breakdown test is relative, to epsilon where a restart can follow, and to epsilon^2 where nothing is lost by going on
-// (convergence is verified); (4) a breakdown restarts from the true residual with r0 = r, and with a seeded random r0
+// breakdown test is relative, and to epsilon^2: short of that going on is better than starting anew, and a result is
+// verified; (4) a breakdown restarts from the true residual with r0 = r, and with a seeded random r0
 // when it comes back at once, as often as max_restarts allows; (5) an exact half step ends the iteration.
 #include <algorithm>
 #include <cmath>
@@ -24,12 +24,11 @@ namespace {
 
 struct BiScalars : SystemScalars {
   Complex rho, alpha, omega, beta, alpha_x, omega_x, t_scale{1.0, 0.0};
-  double shadow_norm = 0.0;      // |r0|
-  double half_rr = 0.0;          // s.s
-  double predicted_rr = 0.0;     // of r, before it is formed
-  double epsilon = 0.0;          // of the breakdown tests
-  double epsilon_squared = 0.0;  // of the dtype
-  double xb = 0.0, xr = 0.0;     // of the iterate; xr in units of sigma
+  double shadow_norm = 0.0;   // |r0|
+  double half_rr = 0.0;       // s.s
+  double predicted_rr = 0.0;  // of r, before it is formed
+  double epsilon_squared = 0.0;
+  double xb = 0.0, xr = 0.0;  // of the iterate; xr in units of sigma
 };
 
 void new_shadow(BiScalars& s, const Complex* sums) { s.shadow_norm = std::sqrt(sums[0].re); }
@@ -37,7 +36,7 @@ void first_rho(BiScalars& s, const Complex* sums) { s.rho = sums[0]; }
 
 // rho = r0.r is lost in rounding: nothing can be gained along this shadow vector.
 bool rho_vanishes(const BiScalars& s) {
-  return abs(s.rho) <= s.epsilon * s.shadow_norm * std::sqrt(s.rr);
+  return abs(s.rho) <= s.epsilon_squared * s.shadow_norm * std::sqrt(s.rr);
 }
 
 // r0.v -> alpha
@@ -65,7 +64,7 @@ void stabilise(BiScalars& s, const Complex* sums) {
     s.status = Status::non_finite;
     return;
   }
-  if (abs(sums[0]) <= s.epsilon * std::sqrt(tt) * std::sqrt(s.half_rr)) {
+  if (abs(sums[0]) <= s.epsilon_squared * std::sqrt(tt) * std::sqrt(s.half_rr)) {
     s.status = Status::breakdown_omega;
     return;
   }
@@ -96,7 +95,6 @@ class BiCgStab final : public LinearSystem {
   BiCgStab(int64_t n, Dtype dtype, const SystemOptions& options)
       : LinearSystem(n, dtype, kSlots, options) {
     s_.epsilon_squared = epsilon(dtype) * epsilon(dtype);
-    s_.epsilon = options.max_restarts > 0 ? epsilon(dtype) : s_.epsilon_squared;
   }
 
   // v outlives the product with s; so do M p and M s.
@@ -180,7 +178,7 @@ class BiCgStab final : public LinearSystem {
       case Stage::next:
         if (s_.status != Status::running) return break_down(s_.status);
         if (seems_converged()) return verify();
-        if (beyond_recovery()) return conclude(Status::divergence);
+        if (beyond_recovery()) return break_down(Status::divergence);
         if (iterations_ >= options().maxiter) return conclude(Status::iteration_limit);
         stage_ = Stage::precondition_p;
         return Request::none;
@@ -207,10 +205,8 @@ class BiCgStab final : public LinearSystem {
     next
   };
 
-  // A step that would magnify the residual beyond what its digits can carry is a breakdown of alpha.
   Request after_half_step() {
-    const double lost = s_.half_rr * s_.epsilon * s_.epsilon;
-    if (!is_finite(s_.half_rr) || lost > rr_before_) return break_down(Status::breakdown_rho);
+    if (!is_finite(s_.half_rr)) return break_down(Status::breakdown_rho);
     if (seems_converged(s_.half_rr)) return end_at_half_step();
     stage_ = Stage::product_s;
     return options().preconditioned ? ask(Request::precondition, r, ms) : Request::none;

@@ -7,9 +7,10 @@
 
 namespace krylov {
 
-// Coefficients that those passes take: |tiny x|^2 cannot overflow, |huge x|^2 cannot vanish.
+// Coefficients that those passes take: |tiny x|^2 cannot overflow, and |huge x|^2 cannot vanish even where x is
+// subnormal.
 struct NormScales {
-  Complex tiny{0x1p-520, 0.0}, huge{0x1p500, 0.0};
+  Complex tiny{0x1p-520, 0.0}, huge{0x1p900, 0.0};
 };
 
 // From x.x, |tiny x|^2, |huge x|^2: the first that is finite and far from underflow.

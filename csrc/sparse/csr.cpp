@@ -8,8 +8,8 @@ namespace {
 
 // Rows whose part of w.y is one partial sum.
 constexpr int64_t kRowBlock = 1024;
-// Below this many entries (some 50 microseconds) one thread is enough; see blocked.cpp.
-constexpr int64_t kSerialEntries = 64 * 1024;
+// Below this many entries (some 100 microseconds) one thread is enough; see blocked.cpp.
+constexpr int64_t kSerialEntries = 128 * 1024;
 // Entries and columns are fetched this far ahead: with three streams side by side the hardware looks too near. A
 // prefetch beyond the end is harmless.
 constexpr int64_t kAhead = 256;
