@@ -54,7 +54,11 @@ def report(
     true_norm = run.true_residual_norm
     candidates = [] if judge is None else judge.finish(run.iterations)
     curvature = run.curvature()
-    if not outcome.ok and _is_worse_than_start(run, method, problem.x, residual_norms):
+    # x.Ax is finite unless x has overflowed (or is so large that its square does).
+    overflowed = not math.isfinite(curvature) and not np.isfinite(problem.x).all()
+    if overflowed and outcome.ok:
+        outcome = Outcome.NON_FINITE
+    if overflowed or (not outcome.ok and _is_worse_than_start(run, method, residual_norms)):
         problem.x[:] = 0 if problem.start is None else problem.start
         true_norm = float(residual_norms[0]) if residual_norms.size else math.nan
         curvature = 0.0 if problem.start is None else math.nan
@@ -130,11 +134,7 @@ def _info(run: _core.Run, method: str, outcome: Outcome, maxiter: int) -> int:
     return _BREAKDOWN_INFO.get(run.status, max(run.iterations, 1))
 
 
-def _is_worse_than_start(
-    run: _core.Run, method: str, x: NDArray[Any], residual_norms: NDArray[np.float64]
-) -> bool:
-    if run.status == _core.Status.NON_FINITE and not np.isfinite(x).all():
-        return True
+def _is_worse_than_start(run: _core.Run, method: str, residual_norms: NDArray[np.float64]) -> bool:
     # The last iterate of cg on a definite system minimises the quadratic, whatever its residual.
     by_residual = method in ("bicgstab", "neumann") or _met_negative(run, method)
     if not by_residual or run.true_residual_norm < 0 or not residual_norms.size:
