@@ -25,13 +25,13 @@ def main() -> None:
     parser.add_argument("--mpiexec", default="mpiexec", help="starts PETSc on several processes")
     parser.add_argument("--side", type=int, default=1000, help="points along a side (1000)")
     parser.add_argument("--iterations", type=int, default=300, help="of every contestant (300)")
-    parser.add_argument("--rounds", type=int, default=4, help="solves of each (4)")
-    parser.add_argument("--full", action="store_true", help="to convergence instead, once")
+    parser.add_argument("--rounds", type=int, default=4, help="solves of each, at least (4)")
+    parser.add_argument("--full", action="store_true", help="to convergence instead")
     given = parser.parse_args()
     rows = solve.against_peers(
         given.side,
         None if given.full else given.iterations,
-        1 if given.full else given.rounds,
+        given.rounds,
         petsc_python=given.petsc_python or solve.petsc_interpreter(),
         mpiexec=given.mpiexec,
     )

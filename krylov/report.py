@@ -139,7 +139,8 @@ def _is_worse_than_start(run: _core.Run, method: str, residual_norms: NDArray[np
     by_residual = method in ("bicgstab", "neumann") or _met_negative(run, method)
     if not by_residual or run.true_residual_norm < 0 or not residual_norms.size:
         return False
-    return run.true_residual_norm > float(residual_norms[0])
+    # Also where the recomputed residual is no number.
+    return not run.true_residual_norm <= float(residual_norms[0])
 
 
 def _unit_direction(p: NDArray[Any], v: NDArray[Any]) -> tuple[NDArray[Any], float]:

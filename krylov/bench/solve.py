@@ -16,7 +16,7 @@ from krylov.bench.bits import METHODS, equal_bits
 from krylov.bench.peers import PETSC_VARIANTS, Contestant, Petsc, krylov_cg, pyamg_cg, scipy_cg
 from krylov.bench.poisson import poisson, right_hand_side
 from krylov.bench.rows import COLUMNS, at_least, duration, row
-from krylov.bench.timing import PAUSE, Times, interleave
+from krylov.bench.timing import PAUSE, interleave
 
 __all__ = ["COLUMNS", "against_peers", "petsc_interpreter", "run"]
 
@@ -56,14 +56,17 @@ def against_peers(
         Starts PETSc on as many processes as we have threads.
     """
     a, b = poisson(side), right_hand_side(side * side)
-    with _contestants(a, b, side, petsc_python, mpiexec) as contestants:
+    with _contestants(a, b, side, petsc_python, mpiexec) as everybody:
+        contestants = _at_their_best(everybody)
         turns = {name: _Turn(solve, maxiter or 20 * side) for name, solve in contestants.items()}
         patience, warm_up = (2, True) if maxiter else (1, False)
         times = interleave(turns, rounds, patience=patience, pause=PAUSE, warm_up=warm_up)
     what = f"{maxiter} iterations" if maxiter else f"solve to {RTOL:g}"
     threads = _core.threads()
     lines = []
-    for rival in _fastest(times, turns):
+    for rival in turns:
+        if rival == "krylov":
+            continue
         ratio = times.ratio(rival, "krylov")
         spread = {turns[name].relative_residual for name in ("krylov", rival)}
         if max(spread) > 1.01 * min(spread) and maxiter:
@@ -115,14 +118,16 @@ def _contestants(
         yield contestants
 
 
-def _fastest(times: Times, turns: dict[str, _Turn]) -> list[str]:
-    """Of PETSc's settings for one number of processes only the fastest counts."""
+def _at_their_best(contestants: dict[str, Contestant]) -> dict[str, Contestant]:
+    """Leave those of PETSc's settings that are the fastest for their number of processes."""
+    settings = {name: _Turn(solve, 60) for name, solve in contestants.items() if ":" in name}
+    times = interleave(settings, 3, pause=PAUSE)
     best: dict[str, str] = {}
-    for name in turns:
+    for name in settings:
         group = name.split(":")[0]
-        if name != "krylov" and (group not in best or times.best(name) < times.best(best[group])):
+        if group not in best or times.best(name) < times.best(best[group]):
             best[group] = name
-    return list(best.values())
+    return {name: s for name, s in contestants.items() if ":" not in name or name in best.values()}
 
 
 def run(
@@ -132,7 +137,7 @@ def run(
     petsc_python: str | None = None,
     mpiexec: str = "mpiexec",
 ) -> list[dict[str, Any]]:
-    """All rows; quick: a small system for a trial; full: one run to convergence too."""
+    """All rows; quick: a small system for a trial; full: to convergence too."""
     petsc_python = petsc_python or petsc_interpreter()
     peers = functools.partial(against_peers, petsc_python=petsc_python, mpiexec=mpiexec)
     if quick:
@@ -140,5 +145,5 @@ def run(
     else:
         lines = peers()
         if full:
-            lines += peers(maxiter=None, rounds=1)
+            lines += peers(maxiter=None, rounds=3)
     return lines + [equal_bits(method) for method in METHODS]
