@@ -152,7 +152,8 @@ class Petsc:
             if self._process.poll() is not None:
                 assert self._process.stderr is not None
                 raise RuntimeError(
-                    f"PETSc's process has ended: {self._process.stderr.read()[-2000:]}"
+                    f"PETSc's process has ended with {self._process.returncode}: "
+                    + self._process.stderr.read()[-2000:]
                 )
             time.sleep(0.003)
         answer: dict[str, Any] = json.loads(done.read_text())
