@@ -55,7 +55,7 @@ const char* thread_backend() { return "std::thread"; }
 int thread_count() {
   static const int requested = [] {
     const char* text = std::getenv("OMP_NUM_THREADS");
-    const int value = text ? std::atoi(text) : 0;
+    const int value = text ? static_cast<int>(std::strtol(text, nullptr, 10)) : 0;
     return value > 0 ? value : static_cast<int>(std::thread::hardware_concurrency());
   }();
   return forked.load(std::memory_order_relaxed) || requested < 1 ? 1 : requested;

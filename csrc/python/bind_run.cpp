@@ -171,7 +171,7 @@ void bind_run(py::module_& m) {
       py::arg("method"));
   m.def(
       "fill_random",
-      [](py::array vector, uint64_t seed) {
+      [](const py::array& vector, uint64_t seed) {
         if (!is_plain_vector(vector, vector.size(), dtype_of(vector)) || !is_writable(vector))
           throw py::value_error("expected a contiguous writable vector");
         fill_random(data_of(vector), vector.size(), dtype_of(vector), seed);
