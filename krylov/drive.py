@@ -19,6 +19,7 @@ _DONE = int(_core.Request.DONE)
 _MULTIPLY = int(_core.Request.MULTIPLY)
 _PRECONDITION = int(_core.Request.PRECONDITION)
 _JUDGE = int(_core.Request.JUDGE)
+_LEARN = int(_core.Request.LEARN)
 
 # How many references a fresh array has while it is passed on like an answer below.
 _core.Run.calibrate(np.empty(1))
@@ -30,6 +31,7 @@ def drive(
     precondition: Multiplier | None,
     judge: Callable[[], None] | None,
     iterate: Any = None,
+    learn: Callable[[Any, Any], None] | None = None,
 ) -> None:
     """Run a recurrence to its end.
 
@@ -43,6 +45,8 @@ def drive(
         Called when an iterate is to be judged; ends the run with ``run.stop()``.
     iterate : ndarray, optional
         The vector x of the run.
+    learn : callable, optional
+        ``learn(p, v)`` hears of every direction p with its product v.
 
     Raises
     ------
@@ -74,6 +78,10 @@ def drive(
         elif request == _JUDGE:
             assert judge is not None
             judge()
+            code = advance(None)
+        elif request == _LEARN:
+            assert learn is not None
+            learn(vectors[(code >> 4 & 4095) - 1], vectors[(code >> 16) - 1])
             code = advance(None)
         else:
             raise RuntimeError("this run has partial sums, which the drive loop does not reduce")

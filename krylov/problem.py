@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +18,8 @@ from krylov.arrays import (
     view,
 )
 from krylov.operators import BoundOperator, as_operator
-from krylov.preconditioners import inverse_diagonal_of
+from krylov.preconditioners.jacobi import inverse_diagonal_of
+from krylov.preconditioners.low_rank import LowRankPreconditioner
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -37,9 +38,11 @@ class Problem:
     a : BoundOperator
         The operator.
     m : BoundOperator or None
-        The preconditioner, unless it is diagonal.
+        The preconditioner, unless C++ applies it.
     diagonal : ndarray or None
         The preconditioner, where it is diagonal.
+    low_rank : LowRankPreconditioner or None
+        The preconditioner, where it is a multiple of the identity corrected on a few columns.
     b, x : ndarray of shape (n,)
         Right-hand side, and the start that becomes the solution.
     start : ndarray of shape (n,) or None
@@ -51,6 +54,7 @@ class Problem:
     a: BoundOperator
     m: BoundOperator | None
     diagonal: NDArray[Any] | None
+    low_rank: LowRankPreconditioner | None
     b: NDArray[Any]
     x: NDArray[Any]
     start: NDArray[Any] | None
@@ -68,7 +72,12 @@ class Problem:
 
     def precondition(self, r: NDArray[Any]) -> NDArray[Any]:
         """M r, for work outside the iteration."""
-        return _precondition(self.m, self.diagonal, r)
+        if self.low_rank is not None:
+            product: NDArray[Any] = self.low_rank @ r
+            return product
+        if self.diagonal is not None:
+            return np.asarray(self.diagonal * r)
+        return r if self.m is None else self.m(r)
 
 
 def prepare(A: Any, b: Any, x0: Any, options: Options) -> Problem:
@@ -90,7 +99,7 @@ def prepare(A: Any, b: Any, x0: Any, options: Options) -> Problem:
     rhs = as_vector(given, n, dtype, "b")
     exchange = Exchange(b)
     a = operator.bind(n, dtype, exchange)
-    m, diagonal = _preconditioner(A, options.M, n, dtype, exchange)
+    m, diagonal, low_rank = _preconditioner(A, options.M, n, dtype, exchange)
     start = None
     if x0 is not None and not isinstance(x0, str):
         start = as_vector(view(x0, "x0"), n, dtype, "x0")
@@ -104,42 +113,37 @@ def prepare(A: Any, b: Any, x0: Any, options: Options) -> Problem:
     elif x0 is not None and x0 != "Mb":
         raise ValueError(f"x0 must be a vector or 'Mb', got {x0!r}")
     x = np.zeros(n, dtype) if options.out is None else _output(options.out, rhs, n, dtype)
+    problem = Problem(a, m, diagonal, low_rank, rhs, x, start, exchange)
     if isinstance(x0, str):
-        start = _precondition(m, diagonal, rhs.copy())
+        start = problem.precondition(rhs.copy())
         refuse_non_finite(start, "M b, which x0='Mb' asks for,")
+        problem = replace(problem, start=start)
     elif start is not None and np.may_share_memory(x, start):
-        start = start.copy()
-    x[:] = 0 if start is None else start
-    return Problem(a, m, diagonal, rhs, x, start, exchange)
-
-
-def _precondition(
-    m: BoundOperator | None, diagonal: NDArray[Any] | None, r: NDArray[Any]
-) -> NDArray[Any]:
-    if diagonal is not None:
-        product: NDArray[Any] = diagonal * r
-        return product
-    return r if m is None else m(r)
+        problem = replace(problem, start=start.copy())
+    x[:] = 0 if problem.start is None else problem.start
+    return problem
 
 
 def _preconditioner(
     A: Any, M: Any, n: int, dtype: np.dtype[Any], exchange: Exchange
-) -> tuple[BoundOperator | None, NDArray[Any] | None]:
+) -> tuple[BoundOperator | None, NDArray[Any] | None, LowRankPreconditioner | None]:
     if M is None:
         psolve = getattr(A, "psolve", None)  # SciPy's contract
         if psolve is None:
-            return None, None
+            return None, None, None
         M = LinearOperator((n, n), matvec=psolve, dtype=dtype)
     if getattr(M, "ndim", 2) == 1:
         raise ValueError(
             "M must be an operator; for a diagonal give JacobiPreconditioner(diagonal)"
         )
     bound = as_operator(M, "M").bind(n, dtype, exchange, narrow=True)
+    if isinstance(M, LowRankPreconditioner) and M.is_native and M.dtype == dtype:
+        return None, None, M
     diagonal = inverse_diagonal_of(M)
     if diagonal is None:
-        return bound, None
+        return bound, None, None
     refuse_complex(diagonal.dtype, dtype, "M")
-    return None, np.ascontiguousarray(diagonal, dtype)
+    return None, np.ascontiguousarray(diagonal, dtype), None
 
 
 def _output(out: Any, rhs: NDArray[Any], n: int, dtype: np.dtype[Any]) -> NDArray[Any]:

@@ -10,6 +10,7 @@ from krylov import _core
 from krylov.arrays import mark_written, refuse_non_finite
 from krylov.drive import drive
 from krylov.judge import Judge
+from krylov.preconditioners.learning import learner_of
 from krylov.problem import Problem, prepare
 from krylov.report import report
 from krylov.spectrum import neumann_scale
@@ -35,13 +36,24 @@ def solve(method: str, A: Any, b: Any, x0: Any, options: Options) -> SolveResult
             step, spent = neumann_scale(problem)
         elif method == "neumann":
             step = float(options.scale)
-        run = _make_run(method, problem, options, step)
+        learner = learner_of(options.M, method)
+        if learner is not None:
+            spent += learner.begin_run(problem.a)
+        run = _make_run(method, problem, options, step, learner is not None)
         _place_vectors(run, method, problem, workspace)
         judge = (
             Judge(run, problem, options, _maxiter(problem, options)) if options.watched else None
         )
         precondition = problem.m.multiply if problem.m else None
-        drive(run, problem.a.multiply, precondition, judge, problem.x)
+        try:
+            learn = None if learner is None else learner.learn
+            drive(run, problem.a.multiply, precondition, judge, problem.x, learn)
+        except BaseException:
+            if learner is not None:
+                learner.end_run(None)
+            raise
+        if learner is not None:
+            learner.end_run(run.iterations)
         if not math.isfinite(run.b_norm):
             refuse_non_finite(problem.b, "b")
         result = report(run, method, problem, options, judge, _maxiter(problem, options), spent)
@@ -56,12 +68,16 @@ def _maxiter(problem: Problem, options: Options) -> int:
     return 10 * problem.n if options.maxiter is None else operator.index(options.maxiter)
 
 
-def _fuses_diagonal(method: str) -> bool:
+def _fuses(method: str) -> bool:
+    """Whether the recurrence applies a diagonal or low-rank M within its own passes."""
     return method in ("cg", "flexible_cg")
 
 
-def _make_run(method: str, problem: Problem, options: Options, step: float) -> _core.Run:
-    diagonal = problem.diagonal is not None
+def _make_run(
+    method: str, problem: Problem, options: Options, step: float, learns: bool
+) -> _core.Run:
+    fuses = _fuses(method)
+    diagonal, low_rank = problem.diagonal is not None, problem.low_rank
     return _core.Run(
         method,
         problem.n,
@@ -70,23 +86,27 @@ def _make_run(method: str, problem: Problem, options: Options, step: float) -> _
         atol=options.tolerance[1],
         maxiter=_maxiter(problem, options),
         has_x0=problem.start is not None,
-        preconditioned=problem.m is not None or (diagonal and not _fuses_diagonal(method)),
-        diagonal=diagonal and _fuses_diagonal(method),
+        preconditioned=problem.m is not None or (not fuses and (diagonal or low_rank is not None)),
+        diagonal=diagonal and fuses,
         judge_every=options.check_every if options.watched else 0,
         on_curvature=_CURVATURE[options.curvature],
         radius=0.0 if options.radius is None else float(options.radius),
         max_restarts=options.max_restarts,
         track=options.track,
         step=step,
+        low_rank=low_rank.native if low_rank is not None and fuses else None,
+        learns=learns,
     )
 
 
 def _place_vectors(run: _core.Run, method: str, problem: Problem, workspace: Workspace) -> None:
     memory = {"b": problem.b, "x": problem.x, **workspace.vectors}
-    if problem.diagonal is not None and _fuses_diagonal(method):
+    if problem.diagonal is not None and _fuses(method):
         memory["diag"] = problem.diagonal
     elif problem.diagonal is not None:
         run.set_diagonal(problem.diagonal)
+    elif problem.low_rank is not None and not _fuses(method):
+        run.set_low_rank(problem.low_rank.native)
     for slot, name in enumerate(run.slots):
         if name in memory:
             run.set_vector(slot, memory[name])

@@ -51,6 +51,11 @@ def cg_residual(v, c):
     return {0: r}, [(r, r)]
 
 
+def cg_residual_old(v, c):
+    r = v[0] - c[0] * v[1]
+    return {0: r}, [(r, r), (v[0], r)]
+
+
 def cg_residual_diag(v, c):
     r, Ap, d = v[0] - c[0] * v[1], v[1], v[2]
     return {0: r}, [(r, r), (r, d * r), (Ap, d * r)]
@@ -123,6 +128,7 @@ FORMULAS = {
         residual,
         direction,
         cg_residual,
+        cg_residual_old,
         cg_residual_diag,
         cg_step,
         cg_step_diag,

@@ -39,6 +39,7 @@ KRYLOV_HD inline Complex operator*(double s, Complex a) { return {s * a.re, s * 
 KRYLOV_HD inline Complex operator*(Complex a, Complex b) {
   return {a.re * b.re - a.im * b.im, a.re * b.im + a.im * b.re};
 }
+KRYLOV_HD inline Complex conj(Complex a) { return {a.re, -a.im}; }
 KRYLOV_HD inline double norm2(Complex a) { return a.re * a.re + a.im * a.im; }
 KRYLOV_HD inline double abs(Complex a) { return __builtin_hypot(a.re, a.im); }
 // Smith's algorithm: no overflow in |b|^2. A real divisor divides exactly as float64 does.

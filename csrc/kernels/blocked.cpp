@@ -30,4 +30,19 @@ void run_blocked(const ChunkTable& chunks, const PassCall& call) {
   if (pass.sums > 0) combine_partials(call.partials, blocks, pass.sums, call.sums);
 }
 
+void run_blocked_panel(const ChunkTable& chunks, const PanelCall& call) {
+  const PassCall& pass = call.pass;
+  const PanelChunkFn run = chunks.run_panel[static_cast<int>(call.op)][static_cast<int>(pass.dtype)]
+                                           [static_cast<int>(call.panel.storage)];
+  const int64_t blocks = block_count(pass.n, pass.dtype);
+  const int64_t bytes = real_length(pass.n, pass.dtype) * real_size(call.panel.storage) *
+                        (call.panel.count + call.other.count + 2);
+  for_ranges(blocks, bytes > kSerialBytes,
+             [&](int64_t first, int64_t last) { run(call, first, last); });
+  const bool beside = call.op == PanelOp::project || call.op == PanelOp::combine;
+  if (beside && info(pass.pass).sums > 0)
+    combine_partials(pass.partials, blocks, info(pass.pass).sums, pass.sums);
+  if (const int sums = panel_sums(call)) combine_partials(call.partials, blocks, sums, call.sums);
+}
+
 }  // namespace krylov

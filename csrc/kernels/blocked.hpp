@@ -7,6 +7,7 @@
 namespace krylov {
 
 void run_blocked(const ChunkTable& chunks, const PassCall& call);
+void run_blocked_panel(const ChunkTable& chunks, const PanelCall& call);
 
 // partials[b * sums + k] over blocks -> sums[k], by halving; overwrites partials.
 void combine_partials(Complex* partials, int64_t blocks, int sums, Complex* out);

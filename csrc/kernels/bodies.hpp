@@ -78,6 +78,14 @@ KRYLOV_BODY(CgResidual) {
   F::dot(s[0], e[0], e[0]);
 }
 
+// r -= alpha v;  r.r, r_old.r
+KRYLOV_BODY(CgResidualOld) {
+  const auto old = e[0];
+  e[0] = old - F::mul(c[0], e[1]);
+  F::dot(s[0], e[0], e[0]);
+  F::dot(s[1], old, e[0]);
+}
+
 // r -= alpha v;  r.r, r.(D r), v.(D r): a diagonal preconditioner z = D r costs one read and z is never stored
 KRYLOV_BODY(CgResidualDiag) {
   e[0] = e[0] - F::mul(c[0], e[1]);

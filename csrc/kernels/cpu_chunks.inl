@@ -90,14 +90,37 @@ static void chunk(const PassCall& call, int64_t first, int64_t last) {
   }
 }
 
-extern const ChunkTable chunks;
+}  // namespace KRYLOV_ISA_NAMESPACE
+}  // namespace krylov
+
+#include "kernels/panel_chunks.inl"
+
+namespace krylov {
+namespace KRYLOV_ISA_NAMESPACE {
+
+#define KRYLOV_MIXED(op) \
+  { \
+    {nullptr, op<Real, float, float>, op<Real, float, BFloat16>}, \
+        {op<Real, double, double>, op<Real, double, float>, op<Real, double, BFloat16>}, \
+        {nullptr, op<Interleaved, float, float>, op<Interleaved, float, BFloat16>}, { \
+      op<Interleaved, double, double>, op<Interleaved, double, float>, \
+          op<Interleaved, double, BFloat16> \
+    } \
+  }
+#define KRYLOV_STORED(op, F) {op<F, double>, op<F, float>, op<F, BFloat16>}
+#define KRYLOV_UNMIXED(op) \
+  {KRYLOV_STORED(op, Real), KRYLOV_STORED(op, Real), KRYLOV_STORED(op, Interleaved), \
+   KRYLOV_STORED(op, Interleaved)}
+
 const ChunkTable chunks = {{
 #define X(id, ...) \
   {chunk<id, Real, float>, chunk<id, Real, double>, chunk<id, Interleaved, float>, \
    chunk<id, Interleaved, double>},
-    KRYLOV_PASSES(X)
+                               KRYLOV_PASSES(X)
 #undef X
-}};
+                           },
+                           {KRYLOV_MIXED(project), KRYLOV_MIXED(combine), KRYLOV_UNMIXED(gram),
+                            KRYLOV_MIXED(put), KRYLOV_UNMIXED(rotate)}};
 
 }  // namespace KRYLOV_ISA_NAMESPACE
 }  // namespace krylov

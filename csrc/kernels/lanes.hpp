@@ -12,6 +12,13 @@ namespace KRYLOV_ISA_NAMESPACE {
 constexpr int kWidth = KRYLOV_VECTOR_BYTES / 8;
 typedef double Vec __attribute__((vector_size(KRYLOV_VECTOR_BYTES)));
 typedef float HalfVec __attribute__((vector_size(KRYLOV_VECTOR_BYTES / 2)));
+typedef uint32_t HalfBits __attribute__((vector_size(KRYLOV_VECTOR_BYTES / 2)));
+typedef uint16_t QuarterBits __attribute__((vector_size(KRYLOV_VECTOR_BYTES / 4)));
+
+// The upper half of a float32; storage only.
+struct BFloat16 {
+  uint16_t bits;
+};
 
 KRYLOV_INLINE Vec load(const double* p) {
   Vec v;
@@ -27,6 +34,24 @@ KRYLOV_INLINE void store(double* p, Vec v) { __builtin_memcpy(p, &v, sizeof v); 
 KRYLOV_INLINE void store(float* p, Vec v) {
   const HalfVec h = __builtin_convertvector(v, HalfVec);
   __builtin_memcpy(p, &h, sizeof h);
+}
+
+KRYLOV_INLINE Vec load(const BFloat16* p) {
+  QuarterBits q;
+  __builtin_memcpy(&q, p, sizeof q);
+  const HalfBits bits = __builtin_convertvector(q, HalfBits) << 16;
+  HalfVec v;
+  __builtin_memcpy(&v, &bits, sizeof v);
+  return __builtin_convertvector(v, Vec);
+}
+// Through float32, to nearest, ties to even.
+KRYLOV_INLINE void store(BFloat16* p, Vec v) {
+  const HalfVec h = __builtin_convertvector(v, HalfVec);
+  HalfBits bits;
+  __builtin_memcpy(&bits, &h, sizeof bits);
+  bits = bits + 0x7fffu + (bits >> 16 & 1u);
+  const QuarterBits q = __builtin_convertvector(bits >> 16, QuarterBits);
+  __builtin_memcpy(p, &q, sizeof q);
 }
 
 #if KRYLOV_VECTOR_BYTES == 64

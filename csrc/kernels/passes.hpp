@@ -25,6 +25,7 @@ constexpr int kMaxSums = 4;
   X(Residual, "residual", 3, 0b110, 0b001, 2, 3) \
   X(Direction, "direction", 3, 0b110, 0b001, 0, 3) \
   X(CgResidual, "cg_residual", 2, 0b11, 0b01, 1, 1) \
+  X(CgResidualOld, "cg_residual_old", 2, 0b11, 0b01, 1, 2) \
   X(CgResidualDiag, "cg_residual_diag", 3, 0b111, 0b001, 1, 3) \
   X(CgStep, "cg_step", 3, 0b111, 0b011, 2, 3) \
   X(CgStepDiag, "cg_step_diag", 4, 0b1111, 0b0011, 2, 3) \

@@ -57,6 +57,13 @@ void compute(PassId pass, Element& el) {
       e[0] -= c[0] * e[1];
       el.dot(0, e[0], e[0]);
       break;
+    case PassId::CgResidualOld: {
+      const Scalar old = e[0];
+      e[0] -= c[0] * e[1];
+      el.dot(0, e[0], e[0]);
+      el.dot(1, old, e[0]);
+      break;
+    }
     case PassId::CgResidualDiag:
       e[0] -= c[0] * e[1];
       el.dot(0, e[0], e[0]);

@@ -14,20 +14,24 @@ template <const ChunkTable& chunks>
 void run_cpu(const PassCall& call) {
   run_blocked(chunks, call);
 }
+template <const ChunkTable& chunks>
+void run_cpu_panel(const PanelCall& call) {
+  run_blocked_panel(chunks, call);
+}
 
 TableList detect() {
   TableList list{};
   const auto add = [&list](Table table) { list.entries[list.count++] = table; };
-  add({"reference", run_reference});
-  add({"baseline", run_cpu<baseline::chunks>});
+  add({"reference", run_reference, run_reference_panel});
+  add({"baseline", run_cpu<baseline::chunks>, run_cpu_panel<baseline::chunks>});
 #if defined(KRYLOV_HAVE_AVX2)
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-    add({"avx2", run_cpu<avx2::chunks>});
+    add({"avx2", run_cpu<avx2::chunks>, run_cpu_panel<avx2::chunks>});
 #endif
 #if defined(KRYLOV_HAVE_AVX512)
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
       __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"))
-    add({"avx512", run_cpu<avx512::chunks>});
+    add({"avx512", run_cpu<avx512::chunks>, run_cpu_panel<avx512::chunks>});
 #endif
   return list;
 }

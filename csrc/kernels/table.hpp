@@ -1,13 +1,14 @@
 // A table is one way to run the passes. Recurrences know nothing else about vectors.
 #pragma once
 
-#include "kernels/passes.hpp"
+#include "kernels/panel.hpp"
 
 namespace krylov {
 
 struct Table {
   const char* name;
   void (*run)(const PassCall& call);
+  void (*run_panel)(const PanelCall& call);
 };
 
 // "reference" and, fastest last, the instruction sets that were built and that this processor has.
@@ -27,5 +28,6 @@ void use_table(const Table& table);
 
 // Serial naive loops, the truth that every other table is tested against.
 void run_reference(const PassCall& call);
+void run_reference_panel(const PanelCall& call);
 
 }  // namespace krylov

@@ -24,6 +24,11 @@ inline int dtype_number(Dtype t) {
   }
 }
 
+inline Dtype dtype_from(int code) {
+  if (code < 0 || code >= kDtypes) throw py::value_error("unknown dtype code");
+  return static_cast<Dtype>(code);
+}
+
 inline Dtype dtype_of(const py::array& a) {
   for (int code = 0; code < kDtypes; ++code)
     if (a.dtype().num() == dtype_number(static_cast<Dtype>(code))) return static_cast<Dtype>(code);

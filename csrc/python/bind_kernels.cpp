@@ -9,16 +9,23 @@
 #include <vector>
 
 #include "kernels/parallel.hpp"
-#include "kernels/table.hpp"
 
 namespace krylov {
-namespace {
 
 const Table& table_named(const std::string& name) {
   const Table* table = find_table(name.c_str());
   if (!table) throw py::value_error("no table named '" + name + "' here; see tables()");
   return *table;
 }
+
+PassId pass_named(const std::string& name) {
+  int id = 0;
+  while (id < kPassCount && name != kPasses[id].name) ++id;
+  if (id == kPassCount) throw py::value_error("no pass named '" + name + "'");
+  return static_cast<PassId>(id);
+}
+
+namespace {
 
 std::vector<std::string> table_names() {
   std::vector<std::string> names;
@@ -56,17 +63,15 @@ void prepare(Launch& launch, const std::string& table, const std::string& name,
              const std::vector<py::array>& vectors,
              const std::vector<std::complex<double>>& coefs) {
   launch.table = &table_named(table);
-  int id = 0;
-  while (id < kPassCount && name != kPasses[id].name) ++id;
-  if (id == kPassCount) throw py::value_error("no pass named '" + name + "'");
-  const PassInfo& pass = kPasses[id];
+  const PassId id = pass_named(name);
+  const PassInfo& pass = info(id);
   if (static_cast<int>(vectors.size()) != pass.vectors ||
       static_cast<int>(coefs.size()) != pass.coefs)
     throw py::value_error(name + " takes " + std::to_string(pass.vectors) + " vectors and " +
                           std::to_string(pass.coefs) + " coefficients");
   const Dtype dtype = dtype_of(vectors[0]);
   const int64_t n = vectors[0].size();
-  launch.call = {static_cast<PassId>(id), dtype, n, {}, {}, launch.sums, nullptr};
+  launch.call = {id, dtype, n, {}, {}, launch.sums, nullptr};
   for (size_t k = 0; k < vectors.size(); ++k) {
     if (!is_plain_vector(vectors[k], n, dtype) ||
         ((pass.stored >> k & 1u) && !is_writable(vectors[k])))

@@ -15,15 +15,11 @@ py::array_t<double> copy_of(const std::vector<double>& values) {
   return py::array_t<double>(static_cast<py::ssize_t>(values.size()), values.data());
 }
 
-Dtype dtype_from(int code) {
-  if (code < 0 || code >= kDtypes) throw py::value_error("unknown dtype code");
-  return static_cast<Dtype>(code);
-}
-
 std::unique_ptr<Run> make_run(const std::string& method, int64_t n, int dtype, double rtol,
                               double atol, int64_t maxiter, bool has_x0, bool preconditioned,
                               bool diagonal, int judge_every, bool verify, int on_curvature,
-                              double radius, int max_restarts, bool track, double step) {
+                              double radius, int max_restarts, bool track, double step,
+                              std::shared_ptr<LowRankMemory> low_rank, bool learns) {
   const Maker make = find_solver(method.c_str());
   if (!make) throw py::value_error("unknown method " + method);
   SystemOptions o;
@@ -40,7 +36,15 @@ std::unique_ptr<Run> make_run(const std::string& method, int64_t n, int dtype, d
   o.max_restarts = max_restarts;
   o.track = track;
   o.step = step;
-  return std::make_unique<Run>(make(n, dtype_from(dtype), o));
+  o.learns = learns;
+  if (low_rank) {
+    if (low_rank->view().size() != n || low_rank->view().dtype() != dtype_from(dtype))
+      throw py::value_error("the preconditioner does not fit the run");
+    o.low_rank = &low_rank->view();
+  }
+  auto run = std::make_unique<Run>(make(n, dtype_from(dtype), o));
+  run->keep(std::move(low_rank));
+  return run;
 }
 
 }  // namespace
@@ -51,7 +55,8 @@ void bind_run(py::module_& m) {
       .value("MULTIPLY", Request::multiply)
       .value("PRECONDITION", Request::precondition)
       .value("JUDGE", Request::judge)
-      .value("REDUCE", Request::reduce);
+      .value("REDUCE", Request::reduce)
+      .value("LEARN", Request::learn);
 
   py::enum_<Status>(m, "Status")
       .value("RUNNING", Status::running)
@@ -74,7 +79,8 @@ void bind_run(py::module_& m) {
            py::arg("has_x0") = false, py::arg("preconditioned") = false,
            py::arg("diagonal") = false, py::arg("judge_every") = 0, py::arg("verify") = true,
            py::arg("on_curvature") = 0, py::arg("radius") = 0.0, py::arg("max_restarts") = 0,
-           py::arg("track") = false, py::arg("step") = 0.0)
+           py::arg("track") = false, py::arg("step") = 0.0,
+           py::arg("low_rank") = std::shared_ptr<LowRankMemory>(), py::arg("learns") = false)
       .def_static("lanczos",
                   [](int64_t n, int dtype, int steps, bool reorthogonalise) {
                     return std::make_unique<Run>(
@@ -90,6 +96,7 @@ void bind_run(py::module_& m) {
       .def_property_readonly("vectors", &Run::vectors)
       .def("set_matrix", &Run::set_matrix)
       .def("set_diagonal", &Run::set_diagonal)
+      .def("set_low_rank", &Run::set_low_rank)
       .def("set_convert", &Run::set_convert)
       .def_property_readonly("slots",
                              [](Run& run) {
@@ -141,6 +148,8 @@ void bind_run(py::module_& m) {
              for (int k = 0; k < kPassCount; ++k)
                if (const auto count = run.recurrence().launches(static_cast<PassId>(k)))
                  counts[kPasses[k].name] = count;
+             if (const auto columns = run.recurrence().panel_columns())
+               counts["panel_column"] = columns;
              return counts;
            })
       .def_property(
@@ -161,8 +170,8 @@ void bind_run(py::module_& m) {
   m.def(
       "slots",
       [](const std::string& method) {
-        const auto run =
-            make_run(method, 0, 0, 0, 0, 0, false, false, false, 0, false, 0, 0, 0, false, 0);
+        const auto run = make_run(method, 0, 0, 0, 0, 0, false, false, false, 0, false, 0, 0, 0,
+                                  false, 0, {}, false);
         std::vector<std::string> names;
         for (int k = 0; k < run->recurrence().vector_count(); ++k)
           names.emplace_back(run->recurrence().slot_name(k));

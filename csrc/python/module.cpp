@@ -1,5 +1,6 @@
 #include "python/bind_kernels.hpp"
 #include "python/matrix.hpp"
+#include "python/panel.hpp"
 #include "python/run.hpp"
 
 PYBIND11_MODULE(_core, m) {
@@ -8,5 +9,6 @@ PYBIND11_MODULE(_core, m) {
   m.attr("compiler") = KRYLOV_COMPILER;
   krylov::bind_kernels(m);
   krylov::bind_matrix(m);
+  krylov::bind_panel(m);
   krylov::bind_run(m);
 }

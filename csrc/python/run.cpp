@@ -63,6 +63,13 @@ void Run::set_diagonal(py::array diagonal) {
   diagonal_data_ = data_of(diagonal_);
 }
 
+void Run::set_low_rank(std::shared_ptr<LowRankMemory> low_rank) {
+  if (low_rank->view().size() != recurrence_->size() ||
+      low_rank->view().dtype() != recurrence_->dtype())
+    throw py::value_error("the preconditioner does not fit the run");
+  low_rank_ = std::move(low_rank);
+}
+
 double Run::curvature() {
   LinearSystem& run = system();
   using Slots = LinearSystem;
@@ -105,6 +112,11 @@ bool Run::answer_natively() {
                   nullptr,
                   nullptr};
     run.table().run(call);
+    return true;
+  }
+  if (demand.request == Request::precondition && low_rank_) {
+    Recurrence& run = *recurrence_;
+    low_rank_->view().apply(run.table(), run.vector(demand.source), run.vector(demand.target));
     return true;
   }
   return false;

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "python/matrix.hpp"
+#include "python/panel.hpp"
 #include "solvers/system.hpp"
 
 namespace krylov {
@@ -20,7 +21,11 @@ class Run {
 
   void set_vector(int slot, py::array vector);
   void set_matrix(std::shared_ptr<CsrMatrix> matrix);
+  // What answers precondition requests without Python.
   void set_diagonal(py::array diagonal);
+  void set_low_rank(std::shared_ptr<LowRankMemory> low_rank);
+  // A preconditioner that the recurrence itself applies lives as long as the run.
+  void keep(std::shared_ptr<LowRankMemory> fused) { fused_ = std::move(fused); }
   // convert(answer, is_product) is called with an answer that is not a plain vector of the right dtype; it returns one
   // or raises.
   void set_convert(py::function convert) { convert_ = std::move(convert); }
@@ -48,6 +53,7 @@ class Run {
   std::shared_ptr<CsrMatrix> matrix_;
   py::array diagonal_;
   void* diagonal_data_ = nullptr;
+  std::shared_ptr<LowRankMemory> low_rank_, fused_;
   std::vector<Complex> partials_;
   py::function convert_;
   int64_t products_ = 0;

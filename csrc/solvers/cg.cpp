@@ -10,125 +10,20 @@
 //   CG 10 = {p.v} 2 + {r -= alpha v; r.r} 3 + {x += alpha p; p = r + beta p} 5       8 with p.v from the product
 //   CG with M 12 = 10 + {r.z} 2;  with a diagonal 12 = 2 + {r, r.Dr} 4 + {x, p} 6, and z is never formed
 //   flexible 13 = 10 + {r.z, v.z} 3
+//   with a low-rank M of k columns, fixed or flexible, 2 k + 10 = 2 + {r, r.r, r_old.r, B^H r} k + 3 + {x, p} k + 5
 //
 // Deviations from the textbook: (1) the curvature test p.v <= eps p.p max_i(p_i.v_i / p_i.p_i) is relative to the
 // largest Rayleigh quotient met; (2) at apparent convergence the residual is recomputed, and the recurrence goes on from
 // it when it had drifted; (3) sums of a complex run that are real for Hermitian A and M take their real parts; the
 // flexible v.z is not real when M changes.
-#include <cmath>
-
+#include "solvers/cg_scalars.hpp"
 #include "solvers/registry.hpp"
-#include "solvers/system.hpp"
 
 namespace krylov {
 namespace {
 
 // r.r of the true residual over that of the recurrence up to which the direction is kept.
 constexpr double kSmallDrift = 4.0;
-
-struct CgScalars : SystemScalars {
-  Complex alpha, alpha_x, beta;  // alpha_x = sigma alpha: x is in the caller's units
-  double rho = 0.0;              // r.z
-  double pAp = 0.0, pp = 0.0, xp = 0.0, xx = 0.0;  // xp, xx in the units of x
-  double largest_quotient = 0.0, quotient = 0.0;   // of p.v / p.p
-  double epsilon = 0.0, radius = 0.0;
-  OnCurvature on_curvature = OnCurvature::ignore;
-  bool flexible = false, last_step = false, negative = false, indefinite_m = false;
-};
-
-// r.z of a preconditioned residual: where it is not positive, M is not positive definite.
-void take_rho(CgScalars& s, double rho) {
-  if (!is_finite(rho)) s.status = Status::non_finite;
-  if (rho <= 0.0) {
-    s.indefinite_m = true;
-    if (rho == 0.0 || s.on_curvature != OnCurvature::ignore)
-      s.status = Status::indefinite_preconditioner;
-  }
-  s.rho = rho;
-}
-
-void first_rho(CgScalars& s, const Complex* sums) { take_rho(s, sums[0].re); }
-
-// p.p, x.p, x.x of the new direction
-void measure_direction(CgScalars& s, const Complex* sums) {
-  s.pp = sums[0].re;
-  s.xp = sums[1].re;
-  s.xx = sums[2].re;
-}
-
-// Positive root of |x + tau p| = radius.
-double to_radius(const CgScalars& s) {
-  const double room = s.radius * s.radius - s.xx;
-  const double root = std::hypot(s.xp, std::sqrt(s.pp) * std::sqrt(room));
-  return s.xp > 0.0 ? room / (s.xp + root) : (root - s.xp) / s.pp;
-}
-
-void step_to_radius(CgScalars& s) {
-  s.alpha_x.re = to_radius(s);
-  s.alpha.re = s.alpha_x.re / s.sigma;
-  s.status = Status::trust_radius;
-  s.last_step = true;
-}
-
-// p.v -> alpha
-void step_length(CgScalars& s, const Complex* sums) {
-  s.pAp = sums[0].re;
-  if (!is_finite(s.pAp)) {
-    s.status = Status::non_finite;
-    return;
-  }
-  // p.p leaves the range of float64 when M has an extreme scale; then the sign of p.v must do.
-  const bool comparable = s.pp > 0x1p-960 && s.pp < 0x1p960 && is_finite(s.pAp / s.pp);
-  s.quotient = comparable ? s.pAp / s.pp : s.pAp;
-  if (comparable) s.largest_quotient = std::fmax(s.largest_quotient, std::fabs(s.quotient));
-  s.negative = comparable ? s.quotient <= s.epsilon * s.largest_quotient : s.pAp <= 0.0;
-  if (s.negative && s.on_curvature == OnCurvature::stop) {
-    s.status = Status::negative_curvature;
-    return;
-  }
-  if (s.negative && s.on_curvature == OnCurvature::boundary) {
-    step_to_radius(s);
-  } else {
-    s.negative = s.pAp <= 0.0;
-    s.alpha.re = s.rho / s.pAp;
-    s.alpha_x.re = s.sigma * s.alpha.re;
-    if (!is_finite(s.alpha.re)) {
-      s.status = Status::breakdown;
-      return;
-    }
-    const double a = s.alpha_x.re;
-    if (s.radius > 0.0 && s.xx + 2.0 * a * s.xp + a * a * s.pp >= s.radius * s.radius)
-      step_to_radius(s);
-  }
-  s.phi += s.alpha.re * (0.5 * s.alpha.re * s.pAp - s.rho);
-}
-
-void new_residual(CgScalars& s, const Complex* sums) { s.rr = sums[0].re; }
-
-void take_fixed_beta(CgScalars& s, double rho) {
-  const double previous = s.rho;
-  take_rho(s, rho);
-  s.beta = {rho / previous, 0.0};
-}
-
-void take_flexible_beta(CgScalars& s, double rho, Complex vz) {
-  const double previous = s.rho;
-  take_rho(s, rho);
-  s.beta = (-s.alpha.re / previous) * vz;
-}
-
-void fixed_beta(CgScalars& s, const Complex* sums) { take_fixed_beta(s, sums[0].re); }
-void flexible_beta(CgScalars& s, const Complex* sums) {
-  take_flexible_beta(s, sums[0].re, sums[1]);
-}
-
-void diagonal_residual(CgScalars& s, const Complex* sums) {
-  s.rr = sums[0].re;
-  if (s.flexible)
-    take_flexible_beta(s, sums[1].re, sums[2]);
-  else
-    take_fixed_beta(s, sums[1].re);
-}
 
 class Cg final : public LinearSystem {
  public:
@@ -140,6 +35,14 @@ class Cg final : public LinearSystem {
     s_.on_curvature = options.on_curvature;
     s_.radius = options.radius;
     s_.epsilon = 8.0 * epsilon(dtype);
+    s_.low_rank = options.low_rank;
+    if (s_.low_rank) {
+      const auto columns = static_cast<size_t>(s_.low_rank->capacity());
+      reserve_columns(s_.low_rank->capacity());
+      s_.c.reserve(columns);
+      s_.c_old.reserve(columns);
+      s_.weights.resize(columns + 1);
+    }
   }
 
   // v is read again after M only by the flexible beta.
@@ -164,7 +67,9 @@ class Cg final : public LinearSystem {
         return options().preconditioned ? ask(Request::precondition, r, z) : Request::none;
 
       case Stage::first_rho:
-        if (has_m())
+        if (low_rank())
+          project_residual_with(finish_of<project_residual>);
+        else if (has_m())
           launch(PassId::Dot, {r, z}, {}, finish_of<first_rho>);
         else
           s_.rho = s_.rr;
@@ -174,7 +79,11 @@ class Cg final : public LinearSystem {
       case Stage::first_direction:
         note_indefinite_m();
         if (s_.status != Status::running) return conclude(s_.status);
-        launch(PassId::Direction, {p, has_m() ? z : r, x}, {}, finish_of<measure_direction>);
+        if (low_rank())
+          launch_combine(m().panel(), 1, r, s_.weights.data(), PassId::Direction, {p, -1, x}, {},
+                         finish_of<measure_direction>);
+        else
+          launch(PassId::Direction, {p, has_m() ? z : r, x}, {}, finish_of<measure_direction>);
         stage_ = Stage::product;
         return Request::none;
 
@@ -185,14 +94,28 @@ class Cg final : public LinearSystem {
       case Stage::curvature:
         if (!take_supplied_dot(finish_of<step_length>))
           launch(PassId::Dot, {p, v}, {}, finish_of<step_length>);
+        stage_ = Stage::learn;
+        return Request::none;
+
+      case Stage::learn:
+        if (s_.negative) note_negative_curvature();
+        if (s_.status != Status::running && !s_.last_step) return conclude(s_.status);
+        stage_ = Stage::learnt;
+        version_ = low_rank() ? m().version() : 0;
+        return options().learns && !s_.negative ? ask(Request::learn, p, v) : Request::none;
+
+      case Stage::learnt:
         stage_ = Stage::residual;
+        if (low_rank() && m().version() != version_)
+          project_residual_with(finish_of<project_again>);
         return Request::none;
 
       case Stage::residual:
-        if (s_.negative) note_negative_curvature();
-        if (s_.status != Status::running && !s_.last_step) return conclude(s_.status);
         rr_before_ = s_.rr;
-        if (options().diagonal)
+        if (low_rank())
+          launch_project(m().panel(), 0, PassId::CgResidualOld, {r, v}, {&s_.alpha},
+                         finish_of<low_rank_residual>);
+        else if (options().diagonal)
           launch(PassId::CgResidualDiag, {r, v, diag}, {&s_.alpha}, finish_of<diagonal_residual>);
         else
           launch(PassId::CgResidual, {r, v}, {&s_.alpha}, finish_of<new_residual>);
@@ -206,9 +129,12 @@ class Cg final : public LinearSystem {
         stage_ = Stage::direction;
         if (!has_m())
           take_fixed_beta(s_, s_.rr);
-        else if (replaced_ || (!options().diagonal && !s_.flexible))
+        else if (low_rank()) {
+          if (replaced_) project_residual_with(finish_of<project_for_beta>);
+        } else if (replaced_ || (!options().diagonal && !s_.flexible))
           launch(PassId::Dot, {r, z}, {}, finish_of<fixed_beta>);
-        else if (!options().diagonal)  // whose beta came with the residual
+        else if (!options()
+                      .diagonal)  // the beta of a diagonal or low-rank M came with the residual
           launch(PassId::DotPair, {r, v, z}, {}, finish_of<flexible_beta>);
         return Request::none;
 
@@ -251,6 +177,8 @@ class Cg final : public LinearSystem {
     first_direction,
     product,
     curvature,
+    learn,
+    learnt,
     residual,
     look,
     beta,
@@ -260,7 +188,13 @@ class Cg final : public LinearSystem {
     ended
   };
 
-  bool has_m() const { return options().preconditioned || options().diagonal; }
+  bool low_rank() const { return s_.low_rank != nullptr; }
+  const LowRank& m() const { return *s_.low_rank; }
+  bool has_m() const { return options().preconditioned || options().diagonal || low_rank(); }
+
+  void project_residual_with(Finish finish) {
+    launch_project(m().panel(), 0, PassId::Dot, {r, r}, {}, finish);
+  }
 
   // After r is known: the last half of the last iteration, or M.
   Request look() {
@@ -289,7 +223,10 @@ class Cg final : public LinearSystem {
     // residual can tell which iterate is best.
     if (negative_curvatures_ > 0 && !replaced_) keep_best(rr_before_, s_.rr);
     const bool formed = options().preconditioned || (options().diagonal && replaced_);
-    if (options().diagonal && !formed)
+    if (low_rank())
+      launch_combine(m().panel(), 2, r, s_.weights.data(), PassId::CgStep, {x, p, -1},
+                     {&s_.alpha_x, &s_.beta}, finish_of<measure_direction>);
+    else if (options().diagonal && !formed)
       launch(PassId::CgStepDiag, {x, p, r, diag}, {&s_.alpha_x, &s_.beta},
              finish_of<measure_direction>);
     else
@@ -327,6 +264,7 @@ class Cg final : public LinearSystem {
   CgScalars s_;
   Stage stage_ = Stage::start;
   bool replaced_ = false;
+  int64_t version_ = 0;  // of M, before it was offered a pair
   double rr_before_ = 0.0;
   double believed_rr_ = 0.0, believed_sigma_ = 1.0;
 };

@@ -10,9 +10,10 @@
 
 namespace krylov {
 
-enum class Request : int { none, done, multiply, precondition, judge, reduce };
+enum class Request : int { none, done, multiply, precondition, judge, reduce, learn };
 
-// What is wanted: vector `target` := operator applied to vector `source`. Where `weight` is not negative, the next pass
+// What is wanted: vector `target` := operator applied to vector `source`, or, to learn from, the pair of a direction
+// `source` and its product `target`. Where `weight` is not negative, the next pass
 // is the dot weight.target; a driver that has it already (a sparse product with the sum in its epilogue) supplies it.
 struct Demand {
   Request request = Request::none;
@@ -57,7 +58,7 @@ class Recurrence {
   // Where the vectors are one part of longer ones, a driver adds up the sums of every pass over all parts: it answers
   // Request::reduce by replacing them here.
   void set_partial_sums(bool partial) { partial_sums_ = partial; }
-  Complex* sums() { return sums_; }
+  Complex* sums() { return sums_.data(); }
   int sum_count() const { return sum_count_; }
 
   // The driver ends the run after a judge request.
@@ -78,8 +79,9 @@ class Recurrence {
   int64_t iterations() const { return iterations_; }
   const Trace& trace() const { return trace_; }
   const Table& table() const { return table_; }
-  // How often each pass has been launched: the traffic of a run, as it was.
+  // How often each pass has been launched, and how many columns of panels were read: the traffic of a run, as it was.
   int64_t launches(PassId pass) const { return launches_[static_cast<int>(pass)]; }
+  int64_t panel_columns() const { return panel_columns_; }
 
  protected:
   // Turns the complete sums of a pass into the next scalars of the recurrence: plain arithmetic on one plain struct.
@@ -91,6 +93,16 @@ class Recurrence {
 
   void launch(PassId pass, std::initializer_list<int> slots,
               std::initializer_list<const Complex*> coefs = {}, Finish finish = nullptr);
+  // The pass, and behind its sums c = B^H v for its vector v of that number.
+  void launch_project(const Panel& panel, int vector, PassId pass, std::initializer_list<int> slots,
+                      std::initializer_list<const Complex*> coefs, Finish finish);
+  // The pass, whose vector of that number is z = gamma r + B d and no slot (-1 stands in its place); weights are gamma
+  // and d, and a negative slot r leaves B d.
+  void launch_combine(const Panel& panel, int vector, int r, const Complex* weights, PassId pass,
+                      std::initializer_list<int> slots, std::initializer_list<const Complex*> coefs,
+                      Finish finish = nullptr);
+  // Room for the sums of panels of so many columns.
+  void reserve_columns(int columns);
   // As launch, but the only sum has been supplied with the product.
   bool take_supplied_dot(Finish finish);
 
@@ -102,14 +114,19 @@ class Recurrence {
   Trace trace_;
 
  private:
+  PassCall prepare(PassId pass, std::initializer_list<int> slots,
+                   std::initializer_list<const Complex*> coefs);
+  void run_panel(const PanelCall& call, Finish finish);
+
   const Table& table_;
   const int64_t n_;
   const Dtype dtype_;
   std::vector<void*> vectors_;
-  std::vector<Complex> partials_;
-  Complex sums_[kMaxSums];
+  std::vector<Complex> partials_, panel_partials_;
+  std::vector<Complex> sums_;
   int sum_count_ = 0;
   int64_t launches_[kPassCount] = {};
+  int64_t panel_columns_ = 0;
   Finish pending_ = nullptr;
   Demand demand_;
   bool dot_supplied_ = false;

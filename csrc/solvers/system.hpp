@@ -4,6 +4,7 @@
 // of squares neither overflow nor vanish; x is kept in the units of the caller.
 #pragma once
 
+#include "lowrank/low_rank.hpp"
 #include "solvers/norm.hpp"
 #include "solvers/recurrence.hpp"
 
@@ -15,10 +16,12 @@ struct SystemOptions {
   double rtol = 1e-5, atol = 0.0;
   int64_t maxiter = 0;
   bool has_x0 = false;
-  bool preconditioned = false;  // answered by precondition requests
-  bool diagonal = false;        // the preconditioner is the vector in slot `diag`
-  int judge_every = 0;          // 0: never
-  bool verify = true;           // recompute the residual at apparent convergence
+  bool preconditioned = false;        // answered by precondition requests
+  bool diagonal = false;              // the preconditioner is the vector in slot `diag`
+  const LowRank* low_rank = nullptr;  // the preconditioner, fused; may change at a learn request
+  bool learns = false;                // offer every direction with its product to learn from
+  int judge_every = 0;                // 0: never
+  bool verify = true;                 // recompute the residual at apparent convergence
   OnCurvature on_curvature = OnCurvature::ignore;
   double radius = 0.0;   // 0: none
   int max_restarts = 0;  // after breakdowns

@@ -1,0 +1,138 @@
+"""What the preconditioners ``M = gamma I + B K B^H`` share: apply, shift, and learning from runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy.sparse.linalg import LinearOperator
+
+from krylov import _core
+from krylov.arrays import Exchange, as_vector, view
+from krylov.checks import finite_number, integer
+from krylov.preconditioners.columns import Columns, storage_for
+from krylov.workspace import DTYPES
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike, NDArray
+
+__all__ = ["LowRankPreconditioner"]
+
+Product = Callable[["NDArray[Any]"], "NDArray[Any]"]
+
+
+class LowRankPreconditioner(LinearOperator):  # type: ignore[misc]
+    """A multiple of the identity, corrected on the span of a few columns.
+
+    `cg` and `flexible_cg` fuse it into their iteration (2 k + 10 vector reads and writes for k columns, and M r is
+    never formed); the other solvers apply it in two sweeps over the columns, without Python.
+
+    Attributes
+    ----------
+    shift : float
+        M preconditions ``A + shift I`` for the A that it has learnt. May be changed at any time between solves.
+    """
+
+    def __init__(
+        self, n: int, dtype: DTypeLike, storage: str | None, shift: float, used: int, kept: int
+    ) -> None:
+        """M uses at most `used` columns, and a pool of `kept` stands behind it."""
+        size = integer(n, "n", 1)
+        vectors = np.dtype(dtype)
+        if vectors not in DTYPES:
+            raise TypeError(
+                f"dtype must be one of float32, float64, complex64, complex128, got {vectors}"
+            )
+        if kept > _core.max_columns:
+            raise ValueError(
+                f"this preconditioner would keep {kept} columns; at most {_core.max_columns} are possible"
+            )
+        self._shift = _not_negative(shift)
+        self._columns = Columns(size, kept, vectors, storage_for(vectors, storage))
+        self._native = _core.LowRank(self._columns.panel, used)
+        self._stale = True
+        super().__init__(vectors, (size, size))
+
+    @property
+    def shift(self) -> float:
+        """What is added to A."""
+        return self._shift
+
+    @shift.setter
+    def shift(self, value: float) -> None:
+        self._shift = _not_negative(value)
+        self._stale = True
+
+    @property
+    def storage(self) -> str:
+        """Of each real number in the columns: "float64", "float32" or "bfloat16"."""
+        return self._columns.storage
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the columns."""
+        return self._columns.nbytes
+
+    # What a kind of preconditioner must say.
+
+    @property
+    def is_native(self) -> bool:
+        """Whether C++ applies M without Python."""
+        return True
+
+    def _small(self) -> tuple[list[int], float, NDArray[Any]]:
+        """Columns of B, gamma, K for the present shift."""
+        raise NotImplementedError
+
+    # Use.
+
+    @property
+    def native(self) -> _core.LowRank:
+        """The operator as C++ applies it, up to date."""
+        if self._stale:
+            self._native.set(*self._small())
+            self._stale = False
+        return self._native
+
+    def _vector(self, value: Any, name: str) -> NDArray[Any]:
+        return as_vector(view(value, name), self.shape[0], self.dtype, name)
+
+    def _apply(self, r: NDArray[Any], z: NDArray[Any]) -> None:
+        self.native.apply(r, z)
+
+    def _matvec(self, x: Any) -> Any:
+        r = self._vector(x, "r")
+        z = np.empty_like(r)
+        self._apply(r, z)
+        return z
+
+    def _rmatvec(self, x: Any) -> Any:
+        return self._matvec(x)
+
+    def _adjoint(self) -> LinearOperator:
+        return self  # Hermitian
+
+    def matvec(self, x: Any) -> Any:
+        """M x, as the kind of array that x is."""
+        if isinstance(x, np.ndarray):
+            return super().matvec(x)
+        exchange = Exchange(x)
+        return exchange.outward(self._matvec(x)) if exchange.foreign else super().matvec(x)
+
+    def dot(self, x: Any) -> Any:
+        """M x for a vector or a matrix x."""
+        foreign = not isinstance(x, (np.ndarray, LinearOperator)) and Exchange(x).foreign
+        return self.matvec(x) if foreign else super().dot(x)
+
+    def __matmul__(self, other: Any) -> Any:
+        return self.dot(other)
+
+
+def _not_negative(shift: float) -> float:
+    value = finite_number(shift, "shift")
+    if value < 0:
+        raise ValueError(
+            f"shift must not be negative, got {value}: M would not be positive definite"
+        )
+    return value

@@ -1,0 +1,254 @@
+"""The spectral preconditioner from approximate eigenvectors that a run yields on its way."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from krylov.checks import integer
+from krylov.preconditioners.low_rank import LowRankPreconditioner
+from krylov.preconditioners.products import products_of_columns
+from krylov.preconditioners.small import inverse_root, merged_model, orthonormal, spectral
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike, NDArray
+
+__all__ = ["RitzPreconditioner"]
+
+# Of the dimensions that a window adds, this share counts as converged enough to be kept: the tail of a short run is
+# not.
+_CONVERGED = 0.67
+# The model of A outside the old vectors is ``shift + _OUTSIDE * (first discarded value)``.
+_OUTSIDE = 0.1
+
+
+class RitzPreconditioner(LowRankPreconditioner):
+    """``M r = gamma r + V ((Theta + shift)^-1 - gamma) V^H r`` with the m leading Ritz vectors V of earlier runs.
+
+    gamma is ``1 / (shift + first discarded Ritz value)``: the part of the spectrum that V does not know is left as it
+    is.
+
+    Parameters
+    ----------
+    n : int
+        Number of unknowns.
+    m : int
+        Vectors kept.
+    window : int, optional
+        Directions of a run that are collected before they are merged into the m best; m by default. Memory is bounded
+        by 2 m + window columns however long the runs are.
+    dtype : dtype
+        Of the vectors: float32, float64, complex64 or complex128.
+    storage : {None, "float64", "float32", "bfloat16"}
+        Of the columns; None is the precision of the vectors. M is orthonormalised through the inner products of the
+        rounded columns, so it stays positive definite.
+    shift : float
+        M preconditions ``A + shift I``, exactly as well for every shift. May be changed at any time.
+    harvest : bool
+        Whether `cg` and `flexible_cg` feed it the directions of their runs, for the next run.
+    carry : bool
+        Whether the next vectors come from the old ones and the run together. A preconditioned run no longer sees what
+        its preconditioner has removed: without carrying, every other preconditioner is useless.
+
+    Notes
+    -----
+    2 m + 3 vector reads and writes for M r, 2 m + 10 for a whole fused iteration; harvesting reads
+    about m + window more an iteration. No products are kept: the old vectors are corrected by one block BFGS update of
+    the model that they stand for, from inner products with the measured products of the new directions.
+
+    References
+    ----------
+    Stathopoulos and Orginos (2010) for the window; Carpentieri, Duff and Giraud (2003) for the form of M.
+    """
+
+    def __init__(
+        self,
+        n: int,
+        m: int = 16,
+        *,
+        window: int | None = None,
+        dtype: DTypeLike = np.float64,
+        storage: Literal["float64", "float32", "bfloat16"] | None = None,
+        shift: float = 0.0,
+        harvest: bool = False,
+        carry: bool = True,
+    ) -> None:
+        self.m = integer(m, "m", 1)
+        self.window = self.m if window is None else integer(window, "window", 1)
+        super().__init__(n, dtype, storage, shift, self.m, 2 * self.m + self.window)
+        self.harvest, self.carry = harvest, carry
+        self._used: list[int] = []  # columns that M reads in a run
+        self._kept: list[int] = []  # V
+        self._fresh: list[int] = []  # directions since the last merge
+        self._products: list[
+            NDArray[Any]
+        ] = []  # for each of these, [V, those before and itself]^H A p
+        self._forget()
+
+    def _forget(self) -> None:
+        self._theta = np.empty(0)
+        self._root = np.empty((0, 0), self.dtype)
+        self._discarded = 0.0
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    @property
+    def ritz_values(self) -> NDArray[np.float64]:
+        """Of A, without the shift, descending."""
+        self._settle()
+        return np.array(self._theta)
+
+    def update(self, s: Any, y: Any) -> bool:
+        """Offer a direction, to be used at once.
+
+        Parameters
+        ----------
+        s, y : array of shape (n,)
+            A direction and its product ``y = A s``, without the shift. Their common scale does not matter.
+
+        Returns
+        -------
+        bool
+            False: not kept, because ``s.y + shift s.s`` is not positive or something is not finite.
+        """
+        added = self._add(self._vector(s, "s"), self._vector(y, "y"), 0.0)
+        self._stale = self._stale or added
+        return added
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._columns.give_back(self._kept + self._fresh)
+        self._kept, self._fresh, self._products = [], [], []
+        self._forget()
+        self._stale = True
+
+    def renew(self, A: Any) -> int:
+        """Recompute the products of the kept vectors, and the Ritz values and vectors on their span.
+
+        For an operator that has changed abruptly; slow changes are learnt from the runs, for nothing.
+
+        Parameters
+        ----------
+        A : as in `krylov.cg`
+            The operator, without the shift.
+
+        Returns
+        -------
+        int
+            Products made: one for each kept vector, in batches.
+        """
+        self._settle()
+        k = len(self._kept)
+        if k == 0:
+            return 0
+        inner = np.empty((k, k), self.dtype)
+        for j, product in enumerate(products_of_columns(A, self._columns, self._kept)):
+            inner[:, j] = self._columns.project(self._kept, product)
+        inner = self._root.conj().T @ inner @ self._root
+        values, vectors = np.linalg.eigh((inner + inner.conj().T) / 2)
+        self._replace(self._kept, values[::-1], self._root @ vectors[:, ::-1], k)
+        self._discarded = min(self._discarded, float(self._theta[-1]))
+        self._stale = True
+        return k
+
+    # Learning from a run; see `Learner`.
+
+    def begin_run(self, multiply: Callable[[NDArray[Any]], NDArray[Any]]) -> int:
+        """Begin to collect directions; makes no product."""
+        del multiply
+        _ = self.native
+        self._used = list(self._kept)
+        if not self.carry:
+            self._kept = []
+            self._forget()
+        return 0
+
+    def learn(self, p: NDArray[Any], Ap: NDArray[Any]) -> None:
+        """Take a direction of the run and its product, which includes the shift."""
+        self._add(p, Ap, self.shift)
+
+    def end_run(self, niter: int | None) -> None:
+        """Merge what the run has brought, or after an exception drop what is not merged yet."""
+        if niter is None:
+            self._columns.give_back(self._fresh)
+            self._fresh, self._products = [], []
+        self._merge()
+        self._columns.give_back([c for c in self._used if c not in self._kept])
+        self._used, self._stale = [], True
+
+    def _add(self, p: NDArray[Any], Ap: NDArray[Any], shift: float) -> bool:
+        norm = float(np.linalg.norm(p))
+        if not (0 < norm < np.inf):
+            return False
+        column = self._columns.take()
+        self._columns.put(column, p, 1 / norm)
+        known = [*self._kept, *self._fresh, column]
+        product = self._columns.project(known, Ap) / norm
+        if shift:
+            product = product - shift * self._columns.project(known, p) / norm
+        curvature = float(product[-1].real)
+        if not (np.isfinite(product).all() and curvature + self.shift > 0):
+            self._columns.give_back([column])
+            return False
+        self._fresh.append(column)
+        self._products.append(product)
+        if len(self._fresh) == self.window + (0 if self._kept else self.m):
+            self._merge()
+        return True
+
+    def _settle(self) -> None:
+        if not self._used:  # no run in progress
+            self._merge()
+
+    def _merge(self) -> None:
+        """Make the m best of the kept and the fresh vectors."""
+        if not self._fresh:
+            return
+        k, j = len(self._kept), len(self._fresh)
+        known = self._kept + self._fresh
+        gram = np.empty((k + j, k + j), self.dtype)
+        gram[:, k:] = self._columns.gram(known, self._fresh)
+        gram[k:, :k] = gram[:k, k:].conj().T
+        # V root is orthonormal: V^H V = root^-2
+        half = np.linalg.inv(self._root)
+        gram[:k, :k] = half.conj().T @ half
+        cross = np.zeros((k + j, j), self.dtype)
+        for i, product in enumerate(self._products):
+            cross[: len(product), i] = product
+        f = orthonormal(gram)
+        outside = self.shift + _OUTSIDE * self._discarded
+        if outside <= 0:
+            outside = float(self._theta[-1]) if k else 1.0
+        values, vectors = merged_model(f, gram, cross, self._theta, self._root, self.shift, outside)
+        count = min(self.m, k + math.ceil(_CONVERGED * (len(values) - k)))
+        count = max(1, min(count, int(np.sum(values > 0))))
+        self._discarded = float(max(values[min(count, len(values) - 1)], 0.0))
+        self._replace(known, values, vectors, count)
+        self._fresh, self._products = [], []
+
+    def _replace(
+        self, known: list[int], values: NDArray[Any], vectors: NDArray[Any], count: int
+    ) -> None:
+        """V becomes the first `count` of ``known @ vectors``."""
+        reserved = set(self._used)
+        own = [c for c in known if c not in reserved]
+        free = max(0, count - len(own))
+        targets = own[:count] + [self._columns.take() for _ in range(free)]
+        self._columns.rotate(known, targets, vectors[:, :count])
+        self._columns.give_back(own[count:])
+        self._kept = targets
+        self._theta = np.maximum(values[:count], 0)
+        self._root = inverse_root(self._columns.gram(targets, targets))
+
+    # M itself.
+
+    def _small(self) -> tuple[list[int], float, NDArray[Any]]:
+        self._settle()
+        if not self._kept:
+            return [], 1.0, np.empty((0, 0))
+        gamma = 1 / (self.shift + self._discarded) if self.shift + self._discarded > 0 else 1.0
+        return self._kept, gamma, spectral(self._theta, self._root, self.shift, gamma)

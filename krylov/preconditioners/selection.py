@@ -1,0 +1,37 @@
+"""Which of the pairs that a run offers are kept, though nobody knows how many there will be."""
+
+from __future__ import annotations
+
+__all__ = ["SELECTIONS", "Selection"]
+
+SELECTIONS = ("uniform", "last", "first")
+
+
+class Selection:
+    """Keeps at most m of a stream.
+
+    "uniform" keeps every stride-th; when there is no room, every other one of those kept goes and the stride doubles
+    (Sainath et al. 2013, section 3.3, for a stream of unknown length).
+    """
+
+    def __init__(self, kind: str, m: int) -> None:
+        self.kind, self.m = kind, m
+        self.restart()
+
+    def restart(self) -> None:
+        """A new stream."""
+        self.seen, self.stride = 0, 1
+
+    def offer(self, kept: int) -> list[int] | None:
+        """Positions, oldest first, of the `kept` ones that must go so that the next can be kept; None: it is not."""
+        index, self.seen = self.seen, self.seen + 1
+        if self.kind == "last":
+            return [] if kept < self.m else [0]
+        if self.kind == "first":
+            return [] if kept < self.m else None
+        if index % self.stride:
+            return None
+        if kept < self.m:
+            return []
+        self.stride *= 2
+        return list(range(1, kept, 2)) if index % self.stride == 0 else None
