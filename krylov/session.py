@@ -10,7 +10,7 @@ from krylov import _core
 from krylov.arrays import mark_written, refuse_non_finite
 from krylov.drive import drive
 from krylov.judge import Judge
-from krylov.preconditioners.learning import learner_of
+from krylov.preconditioners.learning import lesson
 from krylov.problem import Problem, prepare
 from krylov.report import report
 from krylov.spectrum import neumann_scale
@@ -36,24 +36,16 @@ def solve(method: str, A: Any, b: Any, x0: Any, options: Options) -> SolveResult
             step, spent = neumann_scale(problem)
         elif method == "neumann":
             step = float(options.scale)
-        learner = learner_of(options.M, method)
-        if learner is not None:
-            spent += learner.begin_run(problem.a)
-        run = _make_run(method, problem, options, step, learner is not None)
-        _place_vectors(run, method, problem, workspace)
-        judge = (
-            Judge(run, problem, options, _maxiter(problem, options)) if options.watched else None
-        )
-        precondition = problem.m.multiply if problem.m else None
-        try:
-            learn = None if learner is None else learner.learn
+        with lesson(options.M, method) as learn:
+            run = _make_run(method, problem, options, step, learn is not None)
+            _place_vectors(run, method, problem, workspace)
+            judge = (
+                Judge(run, problem, options, _maxiter(problem, options))
+                if options.watched
+                else None
+            )
+            precondition = problem.m.multiply if problem.m else None
             drive(run, problem.a.multiply, precondition, judge, problem.x, learn)
-        except BaseException:
-            if learner is not None:
-                learner.end_run(None)
-            raise
-        if learner is not None:
-            learner.end_run(run.iterations)
         if not math.isfinite(run.b_norm):
             refuse_non_finite(problem.b, "b")
         result = report(run, method, problem, options, judge, _maxiter(problem, options), spent)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -47,7 +46,8 @@ class LBFGSPreconditioner(LowRankPreconditioner):
     harvest : bool
         Whether `cg` and `flexible_cg` feed it the pairs of their runs, for the next run.
     refresh : bool
-        Whether pairs of a run count at once (`flexible_cg` only).
+        Whether pairs of a run count at once too, in `flexible_cg`: fewer iterations, with up to twice the columns in
+        each. `cg` waits for the next run.
     carry : bool
         Whether a run's pairs join the most telling old ones (largest ``s.A s / s.s``), half and half, or replace all. A
         preconditioned run no longer sees what its preconditioner has removed, so its own pairs are a poor successor.
@@ -96,6 +96,7 @@ class LBFGSPreconditioner(LowRankPreconditioner):
         self._kept = Selection(select, self.m)
         # Those of the run in progress stand behind the `_old` first pairs.
         self._old: int | None = None
+        self._refreshing = False
         self._epsilon = float(np.finfo(self.dtype).eps)
 
     @property
@@ -139,32 +140,32 @@ class LBFGSPreconditioner(LowRankPreconditioner):
 
     # Learning from a run; see `Learner`.
 
-    def begin_run(self, multiply: Callable[[NDArray[Any]], NDArray[Any]]) -> int:
-        """Begin to collect pairs; makes no product."""
-        del multiply
+    def begin_run(self, fixed: bool) -> None:
+        """Begin to collect pairs."""
+        self._enter_run()
         _ = self.native  # for the pairs of before
         self._old = len(self._pairs)
+        self._refreshing = self.refresh and not fixed
         room = self.m // 2 if self.carry and self._old else self.m
         self._kept = Selection(self.select, max(1, room))
-        return 0
 
     def learn(self, p: NDArray[Any], Ap: NDArray[Any]) -> None:
         """Take a direction of the run and its product, which includes the shift."""
         assert self._old is not None
         stale = self._stale
         self._offer(self._kept, self._old, p, Ap, self.shift)
-        if self.refresh:
+        if self._refreshing:
             _ = self.native
         else:
             self._stale = stale
 
-    def end_run(self, niter: int | None) -> None:
+    def end_run(self, complete: bool) -> None:
         """Join the pairs of the run with those of before, or after an exception drop them."""
+        assert self._old is not None
         old, self._old = self._old, None
-        if old is None:
-            return
+        self._in_run.release()
         new = len(self._pairs) - old
-        if niter is None:
+        if not complete:
             self._pairs.drop(range(old, old + new))
         elif new and not self.carry:
             self._pairs.drop(range(old))
@@ -185,7 +186,7 @@ class LBFGSPreconditioner(LowRankPreconditioner):
     def _in_use(self) -> tuple[NDArray[Any], Products, float]:
         products = self._pairs.products(self.shift)
         usable = products.usable(self._epsilon)
-        if self._old is not None and not self.refresh:
+        if self._old is not None and not self._refreshing:
             usable[self._old :] = False
         which = np.flatnonzero(usable)
         chosen = products.take(which)

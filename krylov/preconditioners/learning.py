@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Learner", "learner_of"]
+__all__ = ["Learner", "lesson"]
 
 
 @runtime_checkable
@@ -20,30 +21,27 @@ class Learner(Protocol):
 
     harvest: bool
 
-    def begin_run(self, multiply: Callable[[NDArray[Any]], NDArray[Any]]) -> int:
-        """A run begins; `multiply` is its operator. Returns how many products were made with it."""
+    def begin_run(self, fixed: bool) -> None:
+        """A run begins; `fixed`: its method assumes that M stays as it is until the end (`cg`)."""
 
     def learn(self, p: NDArray[Any], Ap: NDArray[Any]) -> None:
         """A direction of the run and its product, both overwritten later."""
 
-    def end_run(self, niter: int | None) -> None:
-        """The run has ended after so many iterations; None: by an exception."""
+    def end_run(self, complete: bool) -> None:
+        """The run has ended, complete or by an exception."""
 
 
-def learner_of(M: Any, method: str) -> Learner | None:
-    """M where it is to learn from a run of this method.
-
-    Raises
-    ------
-    ValueError
-        M would change within a run of a method that assumes that it does not.
-    """
-    if method not in ("cg", "flexible_cg") or not getattr(M, "harvest", False):
-        return None
-    if not isinstance(M, Learner):
-        return None
-    if method == "cg" and getattr(M, "refresh", False):
-        raise ValueError(
-            "M.refresh changes M within the run, and cg needs a fixed one: use flexible_cg, or refresh=False"
-        )
-    return M
+@contextmanager
+def lesson(M: Any, method: str) -> Iterator[Callable[[Any, Any], None] | None]:
+    """A run of this method, to whose pairs M listens if it is a learner that harvests; gives its `learn`, or None."""
+    learns = method in ("cg", "flexible_cg") and getattr(M, "harvest", False)
+    if not (learns and isinstance(M, Learner)):
+        yield None
+        return
+    M.begin_run(fixed=method == "cg")
+    complete = False
+    try:
+        yield M.learn
+        complete = True
+    finally:
+        M.end_run(complete)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
 
 __all__ = ["LowRankPreconditioner"]
-
-Product = Callable[["NDArray[Any]"], "NDArray[Any]"]
 
 
 class LowRankPreconditioner(LinearOperator):  # type: ignore[misc]
@@ -52,6 +50,7 @@ class LowRankPreconditioner(LinearOperator):  # type: ignore[misc]
         self._columns = Columns(size, kept, vectors, storage_for(vectors, storage))
         self._native = _core.LowRank(self._columns.panel, used)
         self._stale = True
+        self._in_run = threading.Lock()
         super().__init__(vectors, (size, size))
 
     @property
@@ -84,6 +83,12 @@ class LowRankPreconditioner(LinearOperator):  # type: ignore[misc]
     def _small(self) -> tuple[list[int], float, NDArray[Any]]:
         """Columns of B, gamma, K for the present shift."""
         raise NotImplementedError
+
+    def _enter_run(self) -> None:
+        if not self._in_run.acquire(blocking=False):
+            raise RuntimeError(
+                "this preconditioner is learning from another run; give each concurrent or nested run its own"
+            )
 
     # Use.
 

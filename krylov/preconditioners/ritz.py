@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -157,28 +156,29 @@ class RitzPreconditioner(LowRankPreconditioner):
 
     # Learning from a run; see `Learner`.
 
-    def begin_run(self, multiply: Callable[[NDArray[Any]], NDArray[Any]]) -> int:
-        """Begin to collect directions; makes no product."""
-        del multiply
+    def begin_run(self, fixed: bool) -> None:
+        """Begin to collect directions; M stays as it is until the end."""
+        del fixed
         _ = self.native
+        self._enter_run()
         self._used = list(self._kept)
         if not self.carry:
             self._kept = []
             self._forget()
-        return 0
 
     def learn(self, p: NDArray[Any], Ap: NDArray[Any]) -> None:
         """Take a direction of the run and its product, which includes the shift."""
         self._add(p, Ap, self.shift)
 
-    def end_run(self, niter: int | None) -> None:
+    def end_run(self, complete: bool) -> None:
         """Merge what the run has brought, or after an exception drop what is not merged yet."""
-        if niter is None:
+        if not complete:
             self._columns.give_back(self._fresh)
             self._fresh, self._products = [], []
         self._merge()
         self._columns.give_back([c for c in self._used if c not in self._kept])
         self._used, self._stale = [], True
+        self._in_run.release()
 
     def _add(self, p: NDArray[Any], Ap: NDArray[Any], shift: float) -> bool:
         norm = float(np.linalg.norm(p))
@@ -201,7 +201,7 @@ class RitzPreconditioner(LowRankPreconditioner):
         return True
 
     def _settle(self) -> None:
-        if not self._used:  # no run in progress
+        if not self._in_run.locked():
             self._merge()
 
     def _merge(self) -> None:
