@@ -8,7 +8,14 @@ namespace krylov {
 void Lanczos::take_alpha(Scalars& s, const Complex* sums) { s.alpha.re = sums[0].re; }
 void Lanczos::take_norm(Scalars& s, const Complex* sums) { s.norm = safe_norm(s.scales, sums); }
 void Lanczos::take_ww(Scalars& s, const Complex* sums) { s.ww = sums[0].re; }
-void Lanczos::take_projection(Scalars& s, const Complex* sums) { s.projection = -sums[0]; }
+// The same with V^H w behind, which stands behind the three sums of a norm when it is taken again.
+void Lanczos::take_step(Scalars& s, const Complex* sums) {
+  take_ww(s, sums);
+  std::copy_n(sums + 1, s.weights.size() - 1, s.weights.begin() + 1);
+}
+void Lanczos::take_projection(Scalars& s, const Complex* sums) {
+  std::copy_n(sums + 3, s.weights.size() - 1, s.weights.begin() + 1);
+}
 
 Lanczos::Lanczos(int64_t n, Dtype dtype, int steps, bool reorthogonalise)
     : Recurrence(n, dtype, reorthogonalise ? steps + 1 : 3),
@@ -16,6 +23,10 @@ Lanczos::Lanczos(int64_t n, Dtype dtype, int steps, bool reorthogonalise)
       reorthogonalise_(reorthogonalise) {
   trace_.alphas.reserve(static_cast<size_t>(steps));
   trace_.betas.reserve(static_cast<size_t>(steps));
+  if (reorthogonalise) {
+    reserve_columns(steps);
+    s_.weights.reserve(static_cast<size_t>(steps) + 1);
+  }
 }
 
 Request Lanczos::advance() {
@@ -46,43 +57,38 @@ Request Lanczos::advance() {
 
     case Stage::subtract:
       if (!is_finite(s_.alpha)) return end(Status::non_finite);
-      launch(PassId::LanczosStep, {next, here, j_ > 0 ? row(j_ - 1) : here}, {&s_.alpha, &s_.beta},
-             finish_of<take_ww>);
       trace_.alphas.push_back(s_.alpha.re);
-      sweeps_ = 0;
-      stage_ = Stage::sweep;
-      return Request::none;
-
-    case Stage::sweep:
-      // Orthogonalise again while a sweep has taken away most of the vector.
-      if (!reorthogonalise_ || sweeps_ == 2 || (sweeps_ == 1 && s_.norm * s_.norm > 0.5 * s_.ww)) {
+      if (!reorthogonalise_) {
+        launch(PassId::LanczosStep, {next, here, j_ > 0 ? row(j_ - 1) : here},
+               {&s_.alpha, &s_.beta}, finish_of<take_ww>);
         stage_ = Stage::close;
-        if (!reorthogonalise_) s_.norm = std::sqrt(s_.ww);
         return Request::none;
       }
-      if (sweeps_ == 1) s_.ww = s_.norm * s_.norm;
-      ++sweeps_;
-      against_ = 0;
-      stage_ = Stage::project;
-      return Request::none;
-
-    case Stage::project:
-      if (against_ > j_) {
-        launch(PassId::Norm, {next}, {&s_.scales.tiny, &s_.scales.huge}, finish_of<take_norm>);
-        stage_ = Stage::sweep;
-        return Request::none;
-      }
-      launch(PassId::Dot, {row(against_), next}, {}, finish_of<take_projection>);
+      s_.weights.assign(static_cast<size_t>(j_) + 2, {});
+      launch_project(basis(), 0, PassId::LanczosStep, {next, here, j_ > 0 ? row(j_ - 1) : here},
+                     {&s_.alpha, &s_.beta}, finish_of<take_step>);
+      repeated_ = false;
       stage_ = Stage::remove;
       return Request::none;
 
     case Stage::remove:
-      launch(PassId::Axpy, {next, row(against_)}, {&s_.projection});
-      ++against_;
-      stage_ = Stage::project;
+      launch_combine(basis(), 2, -1, s_.weights.data(), PassId::Residual, {next, next, -1},
+                     {&s_.scales.tiny, &s_.scales.huge}, finish_of<take_norm>);
+      stage_ = Stage::repeat;
+      return Request::none;
+
+    case Stage::repeat:
+      // Once more where most of the vector has been taken away.
+      stage_ = Stage::close;
+      if (repeated_ || s_.norm * s_.norm > 0.5 * s_.ww) return Request::none;
+      repeated_ = true;
+      launch_project(basis(), 0, PassId::Norm, {next}, {&s_.scales.tiny, &s_.scales.huge},
+                     finish_of<take_projection>);
+      stage_ = Stage::remove;
       return Request::none;
 
     case Stage::close: {
+      if (!reorthogonalise_) s_.norm = std::sqrt(s_.ww);
       s_.beta.re = s_.norm;
       trace_.betas.push_back(s_.norm);
       ++iterations_;

@@ -3,8 +3,8 @@
 //   w = A v_j;  alpha_j = v_j.w;  w -= alpha_j v_j + beta_j v_{j-1};  beta_{j+1} = |w|;  v_{j+1} = w / beta_{j+1}
 //
 // Vectors moved in a step, without the product: 8 = {v.w} 2 + {w; w.w} 4 + {v = w / beta} 2; with full
-// reorthogonalisation 5 more for each vector before it, twice where cancellation was severe (Daniel, Gragg, Kaufman and
-// Stewart 1976).
+// reorthogonalisation, w -= V (V^H w), 2 j + 3 more where j vectors are kept, and 2 j + 4 once more where cancellation
+// was severe (Daniel, Gragg, Kaufman and Stewart 1976).
 #pragma once
 
 #include "solvers/norm.hpp"
@@ -25,28 +25,20 @@ class Lanczos final : public Recurrence {
   void* scalars() override { return &s_; }
 
  private:
-  enum class Stage {
-    measure,
-    normalise,
-    product,
-    alpha,
-    subtract,
-    sweep,
-    project,
-    remove,
-    close,
-    scale
-  };
+  enum class Stage { measure, normalise, product, alpha, subtract, remove, repeat, close, scale };
   struct Scalars {
-    Complex alpha, beta, projection, inverse;
+    Complex alpha, beta, inverse;
+    std::vector<Complex> weights;  // 0 and V^H w
     NormScales scales;
     double ww = 0.0, norm = 0.0;
   };
   static void take_alpha(Scalars& s, const Complex* sums);
   static void take_norm(Scalars& s, const Complex* sums);
   static void take_ww(Scalars& s, const Complex* sums);
+  static void take_step(Scalars& s, const Complex* sums);
   static void take_projection(Scalars& s, const Complex* sums);
 
+  Panel basis() const { return leading_slots(static_cast<int>(j_) + 1); }
   int row(int64_t j) const { return static_cast<int>(reorthogonalise_ ? j : j % 3); }
 
   Scalars s_;
@@ -54,8 +46,7 @@ class Lanczos final : public Recurrence {
   const int steps_;
   const bool reorthogonalise_;
   int64_t j_ = 0;
-  int64_t against_ = 0;
-  int sweeps_ = 0;
+  bool repeated_ = false;
   double scale_ = 0.0;
 };
 

@@ -101,6 +101,10 @@ class Recurrence {
   void launch_combine(const Panel& panel, int vector, int r, const Complex* weights, PassId pass,
                       std::initializer_list<int> slots, std::initializer_list<const Complex*> coefs,
                       Finish finish = nullptr);
+  // The vectors in slots [0, count) as a panel.
+  Panel leading_slots(int count) const {
+    return {is_single(dtype_) ? Storage::float32 : Storage::float64, count, vectors_.data()};
+  }
   // Room for the sums of panels of so many columns.
   void reserve_columns(int columns);
   // As launch, but the only sum has been supplied with the product.
