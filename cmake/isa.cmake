@@ -3,9 +3,11 @@
 
 include(CheckCXXCompilerFlag)
 
-set(KRYLOV_FLAGS_AVX2 -mavx2 -mfma -mf16c)
+# Nothing there throws; without exceptions no file refers to a personality routine, a symbol that files share.
+set(KRYLOV_FLAGS_AVX2 -mavx2 -mfma -mf16c -fno-exceptions)
 set(KRYLOV_FLAGS_AVX512
-    -mavx512f -mavx512dq -mavx512vl -mavx512bw -mfma -mprefer-vector-width=512)
+    -mavx512f -mavx512dq -mavx512vl -mavx512bw -mfma -mprefer-vector-width=512
+    -fno-exceptions)
 
 set(KRYLOV_ISAS baseline)
 set(KRYLOV_ISA_SOURCES csrc/kernels/isa_baseline.cpp)

@@ -1,8 +1,13 @@
-// Registers of float64 lanes for one instruction set, with GCC/Clang vector types: no intrinsics, no STL.
+// Registers of float64 lanes for one instruction set, with GCC/Clang vector types: no STL, and intrinsics only to widen
+// and narrow, which GCC would do by halves and quarters of a register.
 // Everything lives in the namespace of the instruction set, so that the linker can never mix two of them.
 #pragma once
 
 #include "core/types.hpp"
+
+#if KRYLOV_VECTOR_BYTES > 16
+#include <immintrin.h>
+#endif
 
 namespace krylov {
 namespace KRYLOV_ISA_NAMESPACE {
@@ -20,6 +25,23 @@ struct BFloat16 {
   uint16_t bits;
 };
 
+#if KRYLOV_VECTOR_BYTES == 64
+// The masks are full: GCC 12 takes the unmasked forms for reads of uninitialised registers.
+KRYLOV_INLINE Vec widen(HalfVec v) { return (Vec)_mm512_maskz_cvtps_pd(0xff, (__m256)v); }
+KRYLOV_INLINE HalfVec narrow(Vec v) { return (HalfVec)_mm512_maskz_cvtpd_ps(0xff, (__m512d)v); }
+KRYLOV_INLINE HalfBits widen(QuarterBits v) { return (HalfBits)_mm256_cvtepu16_epi32((__m128i)v); }
+#elif KRYLOV_VECTOR_BYTES == 32
+KRYLOV_INLINE Vec widen(HalfVec v) { return (Vec)_mm256_cvtps_pd((__m128)v); }
+KRYLOV_INLINE HalfVec narrow(Vec v) { return (HalfVec)_mm256_cvtpd_ps((__m256d)v); }
+KRYLOV_INLINE HalfBits widen(QuarterBits v) {
+  return (HalfBits)_mm_cvtepu16_epi32(_mm_loadl_epi64((const __m128i*)&v));
+}
+#else
+KRYLOV_INLINE Vec widen(HalfVec v) { return __builtin_convertvector(v, Vec); }
+KRYLOV_INLINE HalfVec narrow(Vec v) { return __builtin_convertvector(v, HalfVec); }
+KRYLOV_INLINE HalfBits widen(QuarterBits v) { return __builtin_convertvector(v, HalfBits); }
+#endif
+
 KRYLOV_INLINE Vec load(const double* p) {
   Vec v;
   __builtin_memcpy(&v, p, sizeof v);
@@ -28,25 +50,25 @@ KRYLOV_INLINE Vec load(const double* p) {
 KRYLOV_INLINE Vec load(const float* p) {
   HalfVec v;
   __builtin_memcpy(&v, p, sizeof v);
-  return __builtin_convertvector(v, Vec);
+  return widen(v);
 }
 KRYLOV_INLINE void store(double* p, Vec v) { __builtin_memcpy(p, &v, sizeof v); }
 KRYLOV_INLINE void store(float* p, Vec v) {
-  const HalfVec h = __builtin_convertvector(v, HalfVec);
+  const HalfVec h = narrow(v);
   __builtin_memcpy(p, &h, sizeof h);
 }
 
 KRYLOV_INLINE Vec load(const BFloat16* p) {
   QuarterBits q;
   __builtin_memcpy(&q, p, sizeof q);
-  const HalfBits bits = __builtin_convertvector(q, HalfBits) << 16;
+  const HalfBits bits = widen(q) << 16;
   HalfVec v;
   __builtin_memcpy(&v, &bits, sizeof v);
-  return __builtin_convertvector(v, Vec);
+  return widen(v);
 }
 // Through float32, to nearest, ties to even.
 KRYLOV_INLINE void store(BFloat16* p, Vec v) {
-  const HalfVec h = __builtin_convertvector(v, HalfVec);
+  const HalfVec h = narrow(v);
   HalfBits bits;
   __builtin_memcpy(&bits, &h, sizeof bits);
   bits = bits + 0x7fffu + (bits >> 16 & 1u);
