@@ -66,12 +66,13 @@ KRYLOV_INLINE Vec load(const BFloat16* p) {
   __builtin_memcpy(&v, &bits, sizeof v);
   return widen(v);
 }
-// Through float32, to nearest, ties to even.
+// Through float32, to nearest, ties to even; NaN stays NaN.
 KRYLOV_INLINE void store(BFloat16* p, Vec v) {
   const HalfVec h = narrow(v);
   HalfBits bits;
   __builtin_memcpy(&bits, &h, sizeof bits);
-  bits = bits + 0x7fffu + (bits >> 16 & 1u);
+  const HalfBits number = (HalfBits)(h == h);
+  bits = bits + ((0x7fffu + (bits >> 16 & 1u)) & number);
   const QuarterBits q = __builtin_convertvector(bits >> 16, QuarterBits);
   __builtin_memcpy(p, &q, sizeof q);
 }

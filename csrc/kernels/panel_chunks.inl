@@ -22,6 +22,7 @@ struct Group<Interleaved> {
 // Reals of a combination that stay in the first-level cache while the columns stream by; rotate() keeps its tile of every
 // column that it writes.
 constexpr int kTile = 2048, kRotateTile = 128;
+constexpr int kGramTile = 256, kGramColumns = 16;
 
 struct Span {
   int64_t first, length;  // in reals
@@ -59,15 +60,11 @@ KRYLOV_INLINE void store_part(Q* p, Vec v, int64_t count) {
   for (int64_t j = 0; j < count; ++j) p[j] = padded[j];
 }
 
-// sums[g stride] = column_g . v over one block, with the lanes and the tree of every other sum.
+// s += column_g . v for the columns of a group over `length` reals; lane l of a sum takes the reals l, l + kLanes, ...
 template <class F, class T, class Q, int G>
-KRYLOV_INLINE void group_dots(const T* v, void* const* columns, Span span, Complex* sums,
-                              int stride) {
-  const Q* column[G];
-  for (int g = 0; g < G; ++g) column[g] = static_cast<const Q*>(columns[g]) + span.first;
-  typename F::S s[kUnroll * G] = {};
+KRYLOV_INLINE void add_dots(typename F::S* s, const T* v, const Q* const* column, int64_t length) {
   int64_t i = 0;
-  for (; i + kLanes <= span.length; i += kLanes) {
+  for (; i + kLanes <= length; i += kLanes) {
 #pragma GCC unroll 8
     for (int u = 0; u < kUnroll; ++u) {
       const Vec x = load(v + i + u * kWidth);
@@ -75,11 +72,21 @@ KRYLOV_INLINE void group_dots(const T* v, void* const* columns, Span span, Compl
       for (int g = 0; g < G; ++g) F::dot(s[u * G + g], load(column[g] + i + u * kWidth), x);
     }
   }
-  for (int u = 0; i < span.length; ++u, i += kWidth) {
-    const int64_t left = span.length - i, count = left < kWidth ? left : kWidth;
+  for (int u = 0; i < length; ++u, i += kWidth) {
+    const int64_t left = length - i, count = left < kWidth ? left : kWidth;
     const Vec x = load_part(v + i, count);
     for (int g = 0; g < G; ++g) F::dot(s[u * G + g], load_part(column[g] + i, count), x);
   }
+}
+
+// sums[g stride] = column_g . v over one block, with the lanes and the tree of every other sum.
+template <class F, class T, class Q, int G>
+KRYLOV_INLINE void group_dots(const T* v, void* const* columns, Span span, Complex* sums,
+                              int stride) {
+  const Q* column[G];
+  for (int g = 0; g < G; ++g) column[g] = static_cast<const Q*>(columns[g]) + span.first;
+  typename F::S s[kUnroll * G] = {};
+  add_dots<F, T, Q, G>(s, v, column, span.length);
   for (int g = 0; g < G; ++g) sums[g * stride] = lane_total(s + g, G);
 }
 
@@ -185,25 +192,60 @@ static void combine(const PanelCall& call, int64_t first, int64_t last) {
   }
 }
 
+// The products of a group of columns with up to kGramColumns others over a block, tile by tile: a tile of the group
+// stays in the first-level cache while the others pass by.
+template <class F, class Q, int G>
+KRYLOV_INLINE void group_gram(void* const* columns, void* const* others, int count, Span span,
+                              Complex* sums, int left_stride) {
+  typename F::S s[kGramColumns][kUnroll * G] = {};
+  for (int64_t start = 0; start < span.length; start += kGramTile) {
+    const int64_t at = span.first + start, left = span.length - start;
+    const Q* column[G];
+    for (int g = 0; g < G; ++g) column[g] = static_cast<const Q*>(columns[g]) + at;
+    for (int k = 0; k < count; ++k) {
+      typename F::S t[kUnroll * G];
+      for (int j = 0; j < kUnroll * G; ++j) t[j] = s[k][j];
+      add_dots<F, Q, Q, G>(t, static_cast<const Q*>(others[k]) + at, column,
+                           left < kGramTile ? left : kGramTile);
+      for (int j = 0; j < kUnroll * G; ++j) s[k][j] = t[j];
+    }
+  }
+  for (int k = 0; k < count; ++k)
+    for (int g = 0; g < G; ++g) sums[g * left_stride + k] = lane_total(s[k] + g, G);
+}
+
 template <class F, class Q>
 static void gram(const PanelCall& call, int64_t first, int64_t last) {
-  const int columns = call.other.count;
+  constexpr int size = Group<F>::size;
+  const int rows = call.panel.count, columns = call.other.count;
   for (int64_t block = first; block < last; ++block) {
     const Span span = span_of(call.pass, block);
-    Complex* sums = call.partials + block * call.panel.count * columns;
-    for (int k = 0; k < columns; ++k)
-      all_dots<F, Q, Q>(static_cast<const Q*>(call.other.columns[k]) + span.first, call.panel, span,
-                        sums + k, columns);
+    Complex* sums = call.partials + block * rows * columns;
+    for (int k = 0; k < columns; k += kGramColumns) {
+      void* const* others = call.other.columns + k;
+      const int count = columns - k < kGramColumns ? columns - k : kGramColumns;
+      int j = 0;
+      for (; j + size <= rows; j += size)
+        group_gram<F, Q, size>(call.panel.columns + j, others, count, span, sums + j * columns + k,
+                               columns);
+      for (; j < rows; ++j)
+        group_gram<F, Q, 1>(call.panel.columns + j, others, count, span, sums + j * columns + k,
+                            columns);
+    }
   }
 }
 
 template <class F, class T, class Q>
 static void put(const PanelCall& call, int64_t first, int64_t last) {
-  double t[kBlock];
+  double t[kTile];
   for (int64_t block = first; block < last; ++block) {
     const Span span = span_of(call.pass, block);
-    scaled<F, T>(t, static_cast<const T*>(call.source) + span.first, call.coefs[0], span.length);
-    write(static_cast<Q*>(call.panel.columns[0]) + span.first, t, span.length);
+    for (int64_t start = 0; start < span.length; start += kTile) {
+      const int64_t at = span.first + start, left = span.length - start;
+      const int64_t length = left < kTile ? left : kTile;
+      scaled<F, T>(t, static_cast<const T*>(call.source) + at, call.coefs[0], length);
+      write(static_cast<Q*>(call.panel.columns[0]) + at, t, length);
+    }
   }
 }
 

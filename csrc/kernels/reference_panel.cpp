@@ -22,7 +22,8 @@ uint16_t narrow(float value) {
   uint32_t word;
   std::memcpy(&word, &value, sizeof word);
   const uint32_t rest = word & 0xffffu, upper = word >> 16;
-  const bool up = rest > 0x8000u || (rest == 0x8000u && (upper & 1u));
+  const bool number = value == value;
+  const bool up = number && (rest > 0x8000u || (rest == 0x8000u && (upper & 1u)));
   return static_cast<uint16_t>(upper + up);
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from krylov.workspace import dtype_code, staggered
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["STORAGES", "Columns", "storage_for"]
+__all__ = ["STORAGES", "Columns", "norm_of", "storage_for"]
 
 # Bytes of a real number.
 STORAGES = {"float64": 8, "float32": 4, "bfloat16": 2}
@@ -38,6 +39,15 @@ def storage_for(dtype: np.dtype[Any], storage: str | None) -> str:
     return storage
 
 
+def norm_of(vector: NDArray[Any]) -> float:
+    """Euclidean norm at any scale (Blue 1978); NaN and infinity stay what they are."""
+    factors = [2.0**-520, 2.0**500]
+    plain, huge, tiny = (s.real for s in _core.run_pass("auto", "norm", [vector], factors))
+    if plain > 2.0**900:
+        return math.sqrt(huge) / factors[0]
+    return math.sqrt(tiny) / factors[1] if plain < 2.0**-900 else math.sqrt(plain)
+
+
 class Columns:
     """Memory of `count` columns of n elements, taken and given back by number.
 
@@ -57,6 +67,11 @@ class Columns:
         self._memory = staggered(count, n * size, np.dtype("u1"))
         self.panel = _core.Panel(n, dtype_code(dtype), storage, self._memory)
         self._free = list(range(count))[::-1]
+
+    @property
+    def rounds(self) -> bool:
+        """Whether columns have fewer digits than the vectors that they are made from."""
+        return self.storage != storage_for(self.dtype, None)
 
     @property
     def nbytes(self) -> int:
@@ -109,7 +124,3 @@ class Columns:
 
     def _plain(self, values: NDArray[Any]) -> NDArray[Any]:
         return values if self.dtype.kind == "c" else np.ascontiguousarray(values.real)
-
-    def raw(self) -> list[bytes]:
-        """Contents, for a checkpoint."""
-        return [column.tobytes() for column in self._memory]

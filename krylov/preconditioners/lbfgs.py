@@ -93,7 +93,7 @@ class LBFGSPreconditioner(LowRankPreconditioner):
         self.select, self.apply, self.scale = select, apply, scale
         self.harvest, self.refresh, self.carry = harvest, refresh, carry
         self._pairs = Pairs(self._columns)
-        self._kept = Selection(select, self.m)
+        self._kept = self._of_run = Selection(select, self.m)
         # Those of the run in progress stand behind the `_old` first pairs.
         self._old: int | None = None
         self._refreshing = False
@@ -131,8 +131,10 @@ class LBFGSPreconditioner(LowRankPreconditioner):
     def _offer(
         self, selection: Selection, first: int, s: NDArray[Any], y: NDArray[Any], shift: float
     ) -> bool:
+        stride = selection.stride
         gone = selection.offer(len(self._pairs) - first)
         if gone is None or not self._pairs.append(s, y, shift, self._epsilon):
+            selection.stride = stride  # nothing has gone
             return False
         self._pairs.drop([first + i for i in gone])
         self._stale = True
@@ -142,18 +144,18 @@ class LBFGSPreconditioner(LowRankPreconditioner):
 
     def begin_run(self, fixed: bool) -> None:
         """Begin to collect pairs."""
-        self._enter_run()
         _ = self.native  # for the pairs of before
+        self._enter_run()
         self._old = len(self._pairs)
         self._refreshing = self.refresh and not fixed
         room = self.m // 2 if self.carry and self._old else self.m
-        self._kept = Selection(self.select, max(1, room))
+        self._of_run = Selection(self.select, max(1, room))
 
     def learn(self, p: NDArray[Any], Ap: NDArray[Any]) -> None:
         """Take a direction of the run and its product, which includes the shift."""
         assert self._old is not None
         stale = self._stale
-        self._offer(self._kept, self._old, p, Ap, self.shift)
+        self._offer(self._of_run, self._old, p, Ap, self.shift)
         if self._refreshing:
             _ = self.native
         else:

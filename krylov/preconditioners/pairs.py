@@ -8,12 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from krylov.preconditioners.columns import norm_of
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from krylov.preconditioners.columns import Columns
 
 __all__ = ["Pairs", "Products"]
+
+# Of y.y, which divides.
+_TINY = float(np.finfo(np.float64).tiny)
 
 
 @dataclass(frozen=True)
@@ -45,10 +50,12 @@ class Products:
         return np.asarray(np.diag(self.yy).real + 2 * t * sy + t * t * np.diag(self.ss).real)
 
     def usable(self, epsilon: float) -> NDArray[Any]:
-        """The curvature guard: ``s.y > epsilon |s| |y|``; false for what is not finite."""
-        length = np.maximum(self.length, 0)
-        enough = self.curvature > epsilon * np.sqrt(np.diag(self.ss).real * length)
-        return np.asarray(enough & np.isfinite(self.curvature + length))
+        """The curvature guard: ``s.y > epsilon |s| |y|``; false for what is not finite or too small to divide by."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            curvature, length = self.curvature, self.length
+            scale = np.sqrt(np.diag(self.ss).real * np.maximum(length, 0))
+            finite = (length > _TINY) & np.isfinite(curvature + length)
+        return np.asarray(finite & (curvature > epsilon * scale))
 
     def take(self, which: NDArray[Any]) -> Products:
         """Those of some of the pairs."""
@@ -82,7 +89,7 @@ class Pairs:
 
     def append(self, s: NDArray[Any], y: NDArray[Any], shift: float, epsilon: float) -> bool:
         """Store a pair whose product came with this shift; False where it is refused by the curvature guard."""
-        norm = float(np.linalg.norm(s))
+        norm = norm_of(s)
         if not (0 < norm < np.inf):
             return False
         pair = [self._columns.take(), self._columns.take()]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from krylov.checks import integer
+from krylov.preconditioners.columns import norm_of
 from krylov.preconditioners.low_rank import LowRankPreconditioner
 from krylov.preconditioners.products import products_of_columns
 from krylov.preconditioners.small import inverse_root, merged_model, orthonormal, spectral
@@ -82,9 +83,9 @@ class RitzPreconditioner(LowRankPreconditioner):
         self._used: list[int] = []  # columns that M reads in a run
         self._kept: list[int] = []  # V
         self._fresh: list[int] = []  # directions since the last merge
-        self._products: list[
-            NDArray[Any]
-        ] = []  # for each of these, [V, those before and itself]^H A p
+        # For each of these [V, those before and itself]^H A p, with A shifted by so much.
+        self._products: list[NDArray[Any]] = []
+        self._shifts: list[float] = []
         self._forget()
 
     def _forget(self) -> None:
@@ -121,7 +122,7 @@ class RitzPreconditioner(LowRankPreconditioner):
     def clear(self) -> None:
         """Forget everything."""
         self._columns.give_back(self._kept + self._fresh)
-        self._kept, self._fresh, self._products = [], [], []
+        self._kept, self._fresh, self._products, self._shifts = [], [], [], []
         self._forget()
         self._stale = True
 
@@ -139,6 +140,11 @@ class RitzPreconditioner(LowRankPreconditioner):
         -------
         int
             Products made: one for each kept vector, in batches.
+
+        Raises
+        ------
+        ValueError
+            A product is not finite. Directions of negative curvature are no error; they are forgotten.
         """
         self._settle()
         k = len(self._kept)
@@ -146,10 +152,16 @@ class RitzPreconditioner(LowRankPreconditioner):
             return 0
         inner = np.empty((k, k), self.dtype)
         for j, product in enumerate(products_of_columns(A, self._columns, self._kept)):
+            if not np.isfinite(product).all():
+                raise ValueError("A gives NaN or infinity")
             inner[:, j] = self._columns.project(self._kept, product)
         inner = self._root.conj().T @ inner @ self._root
         values, vectors = np.linalg.eigh((inner + inner.conj().T) / 2)
-        self._replace(self._kept, values[::-1], self._root @ vectors[:, ::-1], k)
+        positive = int(np.sum(values > np.finfo(self.dtype).eps * abs(values).max()))
+        if positive == 0:
+            self.clear()
+            return k
+        self._replace(self._kept, values[::-1], self._root @ vectors[:, ::-1], positive)
         self._discarded = min(self._discarded, float(self._theta[-1]))
         self._stale = True
         return k
@@ -174,28 +186,27 @@ class RitzPreconditioner(LowRankPreconditioner):
         """Merge what the run has brought, or after an exception drop what is not merged yet."""
         if not complete:
             self._columns.give_back(self._fresh)
-            self._fresh, self._products = [], []
+            self._fresh, self._products, self._shifts = [], [], []
         self._merge()
         self._columns.give_back([c for c in self._used if c not in self._kept])
         self._used, self._stale = [], True
         self._in_run.release()
 
     def _add(self, p: NDArray[Any], Ap: NDArray[Any], shift: float) -> bool:
-        norm = float(np.linalg.norm(p))
+        norm = norm_of(p)
         if not (0 < norm < np.inf):
             return False
         column = self._columns.take()
         self._columns.put(column, p, 1 / norm)
         known = [*self._kept, *self._fresh, column]
         product = self._columns.project(known, Ap) / norm
-        if shift:
-            product = product - shift * self._columns.project(known, p) / norm
-        curvature = float(product[-1].real)
-        if not (np.isfinite(product).all() and curvature + self.shift > 0):
+        curvature = float(product[-1].real) - shift + self.shift
+        if not (np.isfinite(product).all() and curvature > 0):
             self._columns.give_back([column])
             return False
         self._fresh.append(column)
         self._products.append(product)
+        self._shifts.append(shift)
         if len(self._fresh) == self.window + (0 if self._kept else self.m):
             self._merge()
         return True
@@ -219,6 +230,7 @@ class RitzPreconditioner(LowRankPreconditioner):
         cross = np.zeros((k + j, j), self.dtype)
         for i, product in enumerate(self._products):
             cross[: len(product), i] = product
+        cross -= gram[:, k:] * self._shifts
         f = orthonormal(gram)
         outside = self.shift + _OUTSIDE * self._discarded
         if outside <= 0:
@@ -228,7 +240,7 @@ class RitzPreconditioner(LowRankPreconditioner):
         count = max(1, min(count, int(np.sum(values > 0))))
         self._discarded = float(max(values[min(count, len(values) - 1)], 0.0))
         self._replace(known, values, vectors, count)
-        self._fresh, self._products = [], []
+        self._fresh, self._products, self._shifts = [], [], []
 
     def _replace(
         self, known: list[int], values: NDArray[Any], vectors: NDArray[Any], count: int
@@ -242,7 +254,12 @@ class RitzPreconditioner(LowRankPreconditioner):
         self._columns.give_back(own[count:])
         self._kept = targets
         self._theta = np.maximum(values[:count], 0)
-        self._root = inverse_root(self._columns.gram(targets, targets))
+        # Orthonormal by construction, but for what reduced storage has rounded away.
+        self._root = (
+            inverse_root(self._columns.gram(targets, targets))
+            if self._columns.rounds
+            else np.eye(count, dtype=self.dtype)
+        )
 
     # M itself.
 

@@ -33,5 +33,8 @@ class Selection:
             return None
         if kept < self.m:
             return []
+        # Those kept are the multiples of the stride; the first multiple of twice the stride finds them too many.
+        if index % (2 * self.stride) or self.m == 1:
+            return None
         self.stride *= 2
-        return list(range(1, kept, 2)) if index % self.stride == 0 else None
+        return list(range(1, kept, 2))

@@ -45,9 +45,11 @@ def compact_lbfgs(
     m = len(moved)
     sy_now = sy + ss * moved
     yy_now = yy + moved[:, None] * sy + sy.conj().T * moved + moved[:, None] * ss * moved
-    # R^-1 of the upper triangle of S^H Y
-    inverse = scipy.linalg.solve_triangular(np.triu(sy_now), np.eye(m, dtype=sy.dtype))
-    middle = np.diag(np.diag(sy_now).real) + gamma * yy_now
+    # R^-1 of the upper triangle of S^H Y; rounded columns leave imaginary parts on its diagonal, the curvatures
+    curvature = np.diag(np.diag(sy_now).real)
+    r = np.triu(sy_now, 1) + curvature
+    inverse = scipy.linalg.solve_triangular(r, np.eye(m, dtype=sy.dtype))
+    middle = curvature + gamma * yy_now
     k = np.zeros((2 * m, 2 * m), np.result_type(ss, sy, yy))
     k[:m, :m] = inverse.conj().T @ middle @ inverse
     k[m:, :m] = -gamma * inverse
@@ -74,7 +76,10 @@ def inverse_root(gram: NDArray[Any]) -> NDArray[Any]:
 
 def spectral(theta: NDArray[Any], root: NDArray[Any], shift: float, gamma: float) -> NDArray[Any]:
     """K that gives ``A + shift I`` the inverse ``1 / (theta + shift)`` on the orthonormal vectors ``V root``."""
-    k = (root * (1 / (theta + shift) - gamma)) @ root.conj().T
+    shifted = theta + shift
+    known = shifted > 0  # where nothing is left to divide by, M stays gamma
+    weights = np.where(known, 1 / np.where(known, shifted, 1) - gamma, 0)
+    k = (root * weights) @ root.conj().T
     return np.asarray((k + k.conj().T) / 2)
 
 
