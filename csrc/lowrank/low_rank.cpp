@@ -10,12 +10,12 @@ void LowRank::set(std::vector<void*> columns, double gamma, std::vector<Complex>
 }
 
 Complex LowRank::weigh(const Complex* c, Complex* weights) const {
-  const int k = count();
+  const size_t k = columns_.size();
   weights[0] = {gamma_, 0.0};
   Complex product;
-  for (int i = 0; i < k; ++i) {
+  for (size_t i = 0; i < k; ++i) {
     Complex d;
-    for (int j = 0; j < k; ++j) d = d + k_[static_cast<size_t>(i * k + j)] * c[j];
+    for (size_t j = 0; j < k; ++j) d = d + k_[i * k + j] * c[j];
     weights[i + 1] = d;
     product = product + conj(c[i]) * d;
   }

@@ -20,7 +20,7 @@ Recurrence::Recurrence(int64_t n, Dtype dtype, int vectors)
       sums_(kMaxSums) {}
 
 void Recurrence::reserve_columns(int columns) {
-  sums_.resize(static_cast<size_t>(kMaxSums + columns));
+  sums_.resize(static_cast<size_t>(kMaxSums) + static_cast<size_t>(columns));
   panel_partials_.resize(static_cast<size_t>(panel_partials_size(n_, dtype_, columns)));
 }
 

@@ -155,7 +155,8 @@ class LBFGSPreconditioner(LowRankPreconditioner):
         """Take a direction of the run and its product, which includes the shift."""
         assert self._old is not None
         stale = self._stale
-        self._offer(self._of_run, self._old, p, Ap, self.shift)
+        s, y = self._vector(p, "p"), self._vector(Ap, "Ap")
+        self._offer(self._of_run, self._old, s, y, self.shift)
         if self._refreshing:
             _ = self.native
         else:

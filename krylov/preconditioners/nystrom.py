@@ -71,12 +71,15 @@ class NystromPreconditioner(LowRankPreconditioner):
         own = np.dtype(np.float64) if operator.dtype is None else common_dtype(operator.dtype)
         super().__init__(n, own if dtype is None else dtype, None, shift, self.m, 2 * self.m)
         self.harvest = False
+        first = integer(0 if seed is None else seed, "seed", 0)
+        if first >= 1 << 44:
+            raise ValueError(f"seed must be below 2**44, got {seed}")
         tests = [self._columns.take() for _ in range(self.m)]
         images = [self._columns.take() for _ in range(self.m)]
         vector = np.empty(n, self.dtype)
         for j, column in enumerate(tests):
             # Streams of consecutive seeds are unrelated; every call has its own range of them.
-            _core.fill_random(vector, (integer(seed or 0, "seed", 0) << 20) + j)
+            _core.fill_random(vector, (first << 20) + j)
             self._columns.put(column, vector, 1 / float(np.linalg.norm(vector)))
         for column, product in zip(
             images, products_of_columns(A, self._columns, tests), strict=True
@@ -93,33 +96,55 @@ class NystromPreconditioner(LowRankPreconditioner):
 
     def _approximate(self, tests: list[int], images: list[int]) -> None:
         """V and Theta with ``V Theta V^H = Y (Omega^H Y)^-1 Y^H`` for the images Y of the test vectors Omega."""
-        both = self._columns.gram(tests + images, tests + images)
-        m = self.m
-        oo, oy, yy = both[:m, :m], both[:m, m:], both[m:, m:]
-        # A little of the identity keeps the Cholesky factor real: Y + nu Omega
-        nu = float(np.finfo(self.dtype).eps * np.sqrt(np.trace(yy).real))
-        inner = (oy + oy.conj().T) / 2 + nu * oo
-        try:
-            factor = scipy.linalg.cholesky(inner + 0.0, lower=False)
-        except scipy.linalg.LinAlgError:
-            raise ValueError(
-                "A is not positive semidefinite: a Nystroem preconditioner needs that it is"
-            ) from None
-        square = yy + nu * (oy + oy.conj().T) + nu * nu * oo
-        inverse = scipy.linalg.solve_triangular(factor, np.eye(m, dtype=factor.dtype))
-        values, w = scipy.linalg.eigh(inverse.conj().T @ square @ inverse)
-        values, w = values[::-1], w[:, ::-1]
-        kept = values > np.finfo(self.dtype).eps * max(values[0], 0)
-        rotation = inverse @ w[:, kept] / np.sqrt(values[kept])
-        targets = images[: int(kept.sum())]
-        self._columns.rotate(tests + images, targets, np.vstack([nu * rotation, rotation]))
-        self._kept = targets
-        self._theta = np.maximum(values[kept] - nu, 0)
-        self._root = inverse_root(self._columns.gram(targets, targets))
+        columns, m = self._columns, self.m
+        oo, oy = columns.gram(tests, tests), columns.gram(tests, images)
+        size = float(np.sqrt(np.trace(columns.gram(images, images)).real))
+        factor, nu = self._factor(oo, (oy + oy.conj().T) / 2, size)
+        columns.rotate(tests + images, images, np.vstack([nu * np.eye(m), np.eye(m)]))
+        # Y = Q R, and R C^-1 = U Sigma W^H: the small values of Y C^-1 would be lost in inner products of Y.
+        r = self._orthonormalise(images)
+        u, sigma, _ = scipy.linalg.svd(
+            scipy.linalg.solve_triangular(factor, r.conj().T, trans="C").conj().T
+        )
+        theta = sigma**2 - nu
+        kept = int(np.sum(theta > nu))
+        targets = images[:kept]
+        columns.rotate(images, targets, u[:, :kept])
+        self._kept, self._theta = targets, theta[:kept]
+        self._discarded = float(theta[-1]) if kept == m else 0.0
+        self._root = inverse_root(columns.gram(targets, targets))
+
+    def _factor(
+        self, oo: NDArray[Any], inner: NDArray[Any], size: float
+    ) -> tuple[NDArray[Any], float]:
+        """Cholesky factor of ``Omega^H (A + nu I) Omega``, with a nu at the level of the rounding errors of A Omega."""
+        nu = float(np.finfo(self.dtype).eps * np.sqrt(self.shape[0]) * size)
+        nu = max(nu, float(np.finfo(np.float64).tiny))  # A is zero
+        for factor in (1, 10, 100):
+            try:
+                return scipy.linalg.cholesky(inner + factor * nu * oo), factor * nu
+            except scipy.linalg.LinAlgError:
+                continue
+        raise ValueError(
+            "A is not positive semidefinite: a Nystroem preconditioner needs that it is"
+        )
+
+    def _orthonormalise(self, columns: list[int]) -> NDArray[Any]:
+        """Columns Y become Q with Y = Q R; returns R. Dependent ones become whatever rounding makes of them.
+
+        Three times SVQB (Stathopoulos and Wu 2002), as its inner products know only half of the digits.
+        """
+        r = np.eye(len(columns))
+        for _ in range(3):
+            values, vectors = scipy.linalg.eigh(self._columns.gram(columns, columns))
+            scale = np.sqrt(np.maximum(values, np.finfo(np.float64).eps * max(values[-1], 0)))
+            scale[scale == 0] = 1
+            self._columns.rotate(columns, columns, vectors / scale)
+            r = (vectors * scale).conj().T @ r
+        return r
 
     def _small(self) -> tuple[list[int], float, NDArray[Any]]:
-        if not self._kept:  # A is zero
-            return [], 1.0, np.empty((0, 0))
-        smallest = float(self._theta[-1])
-        gamma = 1 / (self.shift + smallest) if self.shift + smallest > 0 else 1.0
-        return self._kept, gamma, spectral(self._theta, self._root, self.shift, gamma)
+        known = self.shift + self._discarded
+        if known <= 0:
+            known = float(self._theta[-1]) if self._kept else 1.0
+        return self._kept, 1 / known, spectral(self._theta, self._root, self.shift, 1 / known)

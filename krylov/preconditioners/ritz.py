@@ -180,7 +180,7 @@ class RitzPreconditioner(LowRankPreconditioner):
 
     def learn(self, p: NDArray[Any], Ap: NDArray[Any]) -> None:
         """Take a direction of the run and its product, which includes the shift."""
-        self._add(p, Ap, self.shift)
+        self._add(self._vector(p, "p"), self._vector(Ap, "Ap"), self.shift)
 
     def end_run(self, complete: bool) -> None:
         """Merge what the run has brought, or after an exception drop what is not merged yet."""
