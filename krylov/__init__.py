@@ -1,5 +1,9 @@
 """Solve ``A x = b`` when all you have is the product ``A v``."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from krylov import stopping
 from krylov._core import __version__
 from krylov.config import build_config
@@ -13,6 +17,9 @@ from krylov.preconditioners import (
 from krylov.solve import bicgstab, cg, flexible_cg, neumann
 from krylov.spectrum import Extremes, LanczosResult, extremal_eigenvalues, lanczos
 from krylov.workspace import Workspace
+
+if TYPE_CHECKING:
+    from krylov import minimize
 
 __all__ = [
     "Extremes",
@@ -31,6 +38,16 @@ __all__ = [
     "extremal_eigenvalues",
     "flexible_cg",
     "lanczos",
+    "minimize",
     "neumann",
     "stopping",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # scipy.optimize takes longer to import than all the rest: only for those who minimise.
+    if name == "minimize":
+        import krylov.minimize as module
+
+        return module
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

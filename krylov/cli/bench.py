@@ -17,6 +17,7 @@ _SUITES = {
     "kernels": "Vector passes of an iteration against what the memory allows.",
     "iteration": "One iteration without its product, against SciPy and other packages.",
     "solve": "Whole solves, against SciPy and other packages.",
+    "minimize": "Newton-Krylov against SciPy's minimisers, to the same gradient norm, and near saddles.",
 }
 
 
