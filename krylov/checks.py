@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Iterable
 from typing import Any
 
-__all__ = ["finite_number", "integer", "number"]
+__all__ = ["choice", "finite_number", "integer", "number"]
 
 
 def number(value: Any, name: str) -> float:
@@ -26,6 +27,12 @@ def finite_number(value: Any, name: str) -> float:
     if not math.isfinite(result):
         raise ValueError(f"{name} must be finite, got {value!r}")
     return result
+
+
+def choice(value: Any, name: str, allowed: Iterable[str]) -> None:
+    """One of a few words."""
+    if not isinstance(value, str) or value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
 
 
 def integer(value: Any, name: str, least: int | None = None) -> int:

@@ -20,7 +20,7 @@ __all__ = ["STORAGES", "Columns", "norm_of", "storage_for"]
 STORAGES = {"float64": 8, "float32": 4, "bfloat16": 2}
 
 
-def storage_for(dtype: np.dtype[Any], storage: str | None) -> str:
+def storage_for(dtype: np.dtype[Any], storage: Any) -> str:
     """The storage of columns for vectors of this dtype: their own precision by default, never more.
 
     Raises
@@ -31,8 +31,8 @@ def storage_for(dtype: np.dtype[Any], storage: str | None) -> str:
     own = "float32" if dtype in (np.dtype("f4"), np.dtype("c8")) else "float64"
     if storage is None:
         return own
-    if storage not in STORAGES or STORAGES[storage] > STORAGES[own]:
-        allowed = [name for name, size in STORAGES.items() if size <= STORAGES[own]]
+    allowed = [name for name, size in STORAGES.items() if size <= STORAGES[own]]
+    if not isinstance(storage, str) or storage not in allowed:
         raise ValueError(
             f"storage must be None or one of {', '.join(allowed)} for {dtype} vectors, got {storage!r}"
         )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from krylov.checks import integer, number
+from krylov.checks import choice, integer, number
 from krylov.preconditioners.low_rank import LowRankPreconditioner
 from krylov.preconditioners.pairs import Pairs, Products
 from krylov.preconditioners.selection import SELECTIONS, Selection
@@ -78,10 +78,8 @@ class LBFGSPreconditioner(LowRankPreconditioner):
         carry: bool = True,
     ) -> None:
         self.m = integer(m, "m", 1)
-        if select not in SELECTIONS:
-            raise ValueError(f"select must be one of {', '.join(SELECTIONS)}, got {select!r}")
-        if apply not in ("compact", "two_loop"):
-            raise ValueError(f"apply must be 'compact' or 'two_loop', got {apply!r}")
+        choice(select, "select", SELECTIONS)
+        choice(apply, "apply", ("compact", "two_loop"))
         if isinstance(scale, str):
             if scale not in _SCALES:
                 raise ValueError(
@@ -120,10 +118,12 @@ class LBFGSPreconditioner(LowRankPreconditioner):
         bool
             False: not kept, because ``s.y`` is not positive (relative to ``|s| |y|``) or `select` passes it over.
         """
+        self._outside_runs()
         return self._offer(self._kept, 0, self._vector(s, "s"), self._vector(y, "y"), 0.0)
 
     def clear(self) -> None:
         """Forget all pairs."""
+        self._outside_runs()
         self._pairs.drop(range(len(self._pairs)))
         self._kept.restart()
         self._old, self._stale = None, True

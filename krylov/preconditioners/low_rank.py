@@ -37,7 +37,10 @@ class LowRankPreconditioner(LinearOperator):  # type: ignore[misc]
     ) -> None:
         """M uses at most `used` columns, and a pool of `kept` stands behind it."""
         size = integer(n, "n", 1)
-        vectors = np.dtype(dtype)
+        try:
+            vectors = np.dtype(dtype)
+        except TypeError as error:
+            raise TypeError(f"dtype must be that of the vectors, got {dtype!r}") from error
         if vectors not in DTYPES:
             raise TypeError(
                 f"dtype must be one of float32, float64, complex64, complex128, got {vectors}"
@@ -90,6 +93,10 @@ class LowRankPreconditioner(LinearOperator):  # type: ignore[misc]
                 "this preconditioner is learning from another run; give each concurrent or nested run its own"
             )
 
+    def _outside_runs(self) -> None:
+        if self._in_run.locked():
+            raise RuntimeError("this preconditioner is learning from a run: change it afterwards")
+
     # Use.
 
     @property
@@ -131,6 +138,8 @@ class LowRankPreconditioner(LinearOperator):  # type: ignore[misc]
         return self.matvec(x) if foreign else super().dot(x)
 
     def __matmul__(self, other: Any) -> Any:
+        if np.isscalar(other):  # as SciPy
+            raise ValueError("Scalar operands are not allowed, use '*' instead")
         return self.dot(other)
 
 

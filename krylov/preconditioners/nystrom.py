@@ -99,6 +99,10 @@ class NystromPreconditioner(LowRankPreconditioner):
         columns, m = self._columns, self.m
         oo, oy = columns.gram(tests, tests), columns.gram(tests, images)
         size = float(np.sqrt(np.trace(columns.gram(images, images)).real))
+        self._kept, self._theta, self._discarded = [], np.empty(0), 0.0
+        self._root = np.empty((0, 0))
+        if size == 0:  # A is zero
+            return
         factor, nu = self._factor(oo, (oy + oy.conj().T) / 2, size)
         columns.rotate(tests + images, images, np.vstack([nu * np.eye(m), np.eye(m)]))
         # Y = Q R, and R C^-1 = U Sigma W^H: the small values of Y C^-1 would be lost in inner products of Y.
@@ -118,8 +122,7 @@ class NystromPreconditioner(LowRankPreconditioner):
         self, oo: NDArray[Any], inner: NDArray[Any], size: float
     ) -> tuple[NDArray[Any], float]:
         """Cholesky factor of ``Omega^H (A + nu I) Omega``, with a nu at the level of the rounding errors of A Omega."""
-        nu = float(np.finfo(self.dtype).eps * np.sqrt(self.shape[0]) * size)
-        nu = max(nu, float(np.finfo(np.float64).tiny))  # A is zero
+        nu = float(np.finfo(self.dtype).eps * size)
         for factor in (1, 10, 100):
             try:
                 return scipy.linalg.cholesky(inner + factor * nu * oo), factor * nu

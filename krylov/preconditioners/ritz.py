@@ -115,12 +115,14 @@ class RitzPreconditioner(LowRankPreconditioner):
         bool
             False: not kept, because ``s.y + shift s.s`` is not positive or something is not finite.
         """
+        self._outside_runs()
         added = self._add(self._vector(s, "s"), self._vector(y, "y"), 0.0)
         self._stale = self._stale or added
         return added
 
     def clear(self) -> None:
         """Forget everything."""
+        self._outside_runs()
         self._columns.give_back(self._kept + self._fresh)
         self._kept, self._fresh, self._products, self._shifts = [], [], [], []
         self._forget()
@@ -146,6 +148,7 @@ class RitzPreconditioner(LowRankPreconditioner):
         ValueError
             A product is not finite. Directions of negative curvature are no error; they are forgotten.
         """
+        self._outside_runs()
         self._settle()
         k = len(self._kept)
         if k == 0:
@@ -199,7 +202,8 @@ class RitzPreconditioner(LowRankPreconditioner):
         column = self._columns.take()
         self._columns.put(column, p, 1 / norm)
         known = [*self._kept, *self._fresh, column]
-        product = self._columns.project(known, Ap) / norm
+        with np.errstate(over="ignore", invalid="ignore"):
+            product = self._columns.project(known, Ap) / norm
         curvature = float(product[-1].real) - shift + self.shift
         if not (np.isfinite(product).all() and curvature > 0):
             self._columns.give_back([column])
@@ -238,7 +242,9 @@ class RitzPreconditioner(LowRankPreconditioner):
         values, vectors = merged_model(f, gram, cross, self._theta, self._root, self.shift, outside)
         count = min(self.m, k + math.ceil(_CONVERGED * (len(values) - k)))
         count = max(1, min(count, int(np.sum(values > 0))))
-        self._discarded = float(max(values[min(count, len(values) - 1)], 0.0))
+        # Not below what has been measured: the model's guess of the outside would feed on itself.
+        measured = float(np.diag(cross[k:]).real.min())
+        self._discarded = max(float(values[min(count, len(values) - 1)]), measured, 0.0)
         self._replace(known, values, vectors, count)
         self._fresh, self._products, self._shifts = [], [], []
 
