@@ -9,11 +9,9 @@ ROWS = pytest.StashKey[list[dict[str, Any]]]()
 
 
 def line(row: dict[str, Any]) -> str:
-    ratio = (
-        ""
-        if row["ratio"] is None
-        else f", ratio {row['ratio']:.3g} (median of rounds {row['median']:.3g})"
-    )
+    ratio = "" if row["ratio"] is None else f", ratio {row['ratio']:.3g}"
+    if row.get("median") is not None:
+        ratio += f" (median of rounds {row['median']:.3g})"
     bar = f", bar {row['bar']}" if row["bar"] else ""
     return f"{row['what']}, n = {row['n']:,}: {row['ours']} against {row['reference']}{ratio}{bar}"
 
@@ -26,6 +24,22 @@ def judge(benchmark: Any, request: pytest.FixtureRequest) -> Callable[[dict[str,
         benchmark.extra_info.setdefault("rows", []).append(row)
         request.config.stash.setdefault(ROWS, []).append(row)
         assert row["met"] is not False, line(row)
+
+    return keep
+
+
+@pytest.fixture
+def judge_all(judge: Any) -> Callable[[list[dict[str, Any]]], None]:
+    """The same for a table: all its rows are kept, and all that miss their bar are named."""
+
+    def keep(rows: list[dict[str, Any]]) -> None:
+        missed = []
+        for row in rows:
+            try:
+                judge(row)
+            except AssertionError as error:
+                missed.append(str(error).splitlines()[0])
+        assert not missed, "\n".join(missed)
 
     return keep
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import math
 
+import numpy as np
 import pytest
 
 from krylov import _core
-from krylov.bench import bits, iteration, kernels, solve
+from krylov.bench import bits, iteration, kernels, lowrank, sequence, solve
 from krylov.bench.peers import krylov_cg, scipy_cg
 from krylov.bench.poisson import poisson, right_hand_side
 from krylov.bench.rows import at_least, at_most, duration
+from krylov.bench.sequences import make_sequence
+from krylov.bench.taught import ACTIVE, FORMS, lbfgs, ritz
 from krylov.bench.timing import Times, interleave, spans
 from krylov.bench.vector_part import VectorPart
 
@@ -66,10 +69,18 @@ def test_what_is_timed_is_one_iteration_at_minimal_traffic(method, preconditione
     assert len(part.turn()) == 3
 
 
-def check(rows):
+@pytest.mark.parametrize(("make", "traffic", "held"), [(lbfgs, 4 * 5 + 10, 14), (ritz, 20, 9)])
+def test_a_fused_iteration_at_minimal_traffic(make, traffic, held):
+    M = make(5000, 5, active=ACTIVE)
+    part = VectorPart("flexible_cg", 5000, False, iterations=12, window=3, low_rank=M.native)
+    assert (part.traffic, part.held) == (traffic, held)
+    assert len(part.turn()) == 3
+
+
+def check(rows, columns=solve.COLUMNS):
     assert rows
     for row in rows:
-        assert set(row) == set(solve.COLUMNS)
+        assert set(row) == set(columns)
         assert row["ratio"] is None or math.isfinite(row["ratio"])  # its size is no test's business
     json.dumps(rows)
 
@@ -97,3 +108,43 @@ def test_contestants_solve_the_same_system():
 @pytest.mark.parametrize("method", bits.METHODS)
 def test_bits_are_equal(method):
     assert bits.equal_bits(method, side=150, iterations=10)["met"]
+
+
+def test_rows_of_low_rank_preconditioners():
+    n = 3000
+    check([lowrank.against_reading(n, 4, rounds=3), lowrank.against_two_loops(n, 4, rounds=3)])
+    check([lowrank.against_scipy(n, 4, rounds=3), *lowrank.fused_against_bound("Ritz", n, 4, 3)])
+    check([lowrank.harvest(kind, n, 4) for kind in ("L-BFGS", "Ritz")])
+    check(lowrank.storages(n, 4, rounds=3))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_bits_of_low_rank_preconditioners_are_equal(form):
+    assert bits.equal_bits_of_form(form, side=150, iterations=8)["met"]
+
+
+@pytest.mark.parametrize("angle", [0.0, 0.1])
+def test_sequences_are_what_they_say(angle):
+    first, last = make_sequence(120, count=3, angle=angle)[::2]
+    a, b = (system.A @ np.eye(120) for system in (first, last))
+    assert first.products == 120
+    for system, matrix in ((first, a), (last, b)):
+        np.testing.assert_allclose(matrix, matrix.T, atol=1e-12)
+        np.testing.assert_allclose(
+            np.linalg.eigvalsh(matrix), np.sort(system.eigenvalues), atol=1e-12
+        )
+        x = np.linalg.solve(matrix + system.shift * np.eye(120), system.b)
+        assert system.minimum == pytest.approx(-0.5 * x @ system.b)
+    np.testing.assert_allclose(np.diag(a), first.diagonal)
+    if angle:
+        with pytest.raises(ValueError, match="cosines"):
+            _ = last.diagonal
+
+
+def test_rows_of_sequences():
+    names = ("Jacobi", "L-BFGS 16", "Ritz 16, renewed for each system", "Nystroem 32, once for all")
+    names += ("Ritz 16", "Ritz 16 in bfloat16")
+    rows = sequence.table(sequence.EXPERIMENTS[0], 1000, 3, names)
+    check(rows, sequence.COLUMNS)
+    assert rows == sequence.table(sequence.EXPERIMENTS[0], 1000, 3, names)  # to the last product
+    check(sequence.table(sequence.EXPERIMENTS[-1], 1000, 2), sequence.COLUMNS)

@@ -29,6 +29,7 @@ __all__ = ["PassCalls", "Peer", "VectorPart", "axpy_bound", "filled", "products"
 _ACTIVE = 64
 _FLOAT = np.dtype(np.float64)
 _PASSES = {row["name"]: row["reads"] + row["writes"] for row in _core.passes()}
+_PASSES["panel_column"] = 1  # read beside a pass
 # Iterations before the steady state.
 _SKIP = 2
 
@@ -90,12 +91,21 @@ class VectorPart:
         Whether a general preconditioner takes part.
     iterations, window : int
         Iterations of a turn, and how many of them make one sample.
+    low_rank : LowRank, optional
+        A preconditioner fused into the iteration (`cg` and `flexible_cg`).
     """
 
     def __init__(
-        self, method: str, n: int, preconditioned: bool, iterations: int, window: int
+        self,
+        method: str,
+        n: int,
+        preconditioned: bool,
+        iterations: int,
+        window: int,
+        low_rank: _core.LowRank | None = None,
     ) -> None:
         self.method, self.n, self.preconditioned = method, n, preconditioned
+        self._low_rank = low_rank
         self.iterations, self.window = iterations, window
         self.memory = Workspace(method, n, _FLOAT).vectors
         for vector in self.memory.values():
@@ -115,10 +125,14 @@ class VectorPart:
         return traffic_of(self.passes)
 
     @property
+    def _columns(self) -> int:
+        return 0 if self._low_rank is None else self._low_rank.count
+
+    @property
     def held(self) -> int:
         """Vectors that an iteration touches."""
         count = {"cg": 4, "flexible_cg": 4, "bicgstab": 6}[self.method]
-        return count + self.preconditioned * products(self.method)
+        return count + self.preconditioned * products(self.method) + self._columns
 
     def turn(self) -> list[float]:
         """Seconds of one iteration, from several windows."""
@@ -142,6 +156,7 @@ class VectorPart:
             maxiter=iterations,
             preconditioned=self.preconditioned,
             verify=False,
+            low_rank=self._low_rank,
         )
         for slot, name in enumerate(run.slots):
             if name in self.memory:

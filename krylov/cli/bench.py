@@ -17,6 +17,8 @@ _SUITES = {
     "kernels": "Vector passes of an iteration against what the memory allows.",
     "iteration": "One iteration without its product, against SciPy and other packages.",
     "solve": "Whole solves, against SciPy and other packages.",
+    "lowrank": "Low-rank preconditioners: M r, the fused iteration, reduced storage.",
+    "sequence": "Products that preconditioners save which learn from one system for the next.",
     "minimize": "Newton-Krylov against SciPy's minimisers, to the same gradient norm, and near saddles.",
 }
 

@@ -13,13 +13,15 @@ import krylov
 from krylov.cli.demo_screen import DemoScreen
 from krylov.cli.demo_table import results_table
 from krylov.cli.errors import InputError
+from krylov.cli.lessons import Lessons, lessons_table, lessons_words, run_lessons
+from krylov.cli.lessons_plot import plot_lessons
 from krylov.cli.outputs import check_output
 from krylov.cli.plots import has_matplotlib, plot_demo
 from krylov.cli.race import Race, run_race
 from krylov.cli.report import console
 from krylov.cli.systems import BUNDLED, GENERATED
 
-_PICTURE = "krylov-demo.png"
+_PICTURE, _LESSONS_PICTURE = "krylov-demo.png", "krylov-sequence.png"
 _RTOL = 1e-6
 
 #: Seconds and timed rounds spent on a system at most, unless a single round takes longer.
@@ -38,18 +40,18 @@ _LIMIT = 75.0
     type=click.Path(path_type=Path),
     default=Path(),
     metavar="DIR",
-    help=f"Folder for {_PICTURE}.  [default: this one]",
+    help=f"Folder for {_PICTURE} and {_LESSONS_PICTURE}.  [default: this one]",
 )
 @click.option("--no-plot", is_flag=True, help="Draw no picture.")
 @click.option("--quick", is_flag=True, hidden=True, help="Small systems, one run: for tests.")
 def demo(out: Path, no_plot: bool, quick: bool) -> None:
-    """Solve a few real systems with krylov and with SciPy, side by side."""
-    picture = None
+    """Solve a few real systems with krylov and with SciPy, side by side, and a sequence of systems by learning."""
+    pictures = None
     screen = console(stderr=True)
     if not no_plot and not has_matplotlib():
         screen.print("No picture: it needs matplotlib, pip install 'krylov[plot]'", markup=False)
     elif not no_plot:
-        picture = _picture_in(out)
+        pictures = [_picture_in(out, name) for name in (_PICTURE, _LESSONS_PICTURE)]
     busy = _others_are_busy()
     began = time.perf_counter()
     races, left_out = _run_races(screen, began, quick)
@@ -61,20 +63,29 @@ def demo(out: Path, no_plot: bool, quick: bool) -> None:
     for race in races:
         if race.system.verdict is not None:
             page.print(f"{race.system.name}: {race.system.verdict(race.x)}", markup=False)
+    lessons = None
+    if time.perf_counter() - began <= _LIMIT:
+        lessons = _run_lessons(screen, quick)
+        page.print()
+        page.print(lessons_table(lessons))
+        page.print(lessons_words(lessons), markup=False)
     for reason in left_out:
         screen.print(f"Left out: {reason}", markup=False)
-    if picture is not None:
-        plot_demo(picture, races, _RTOL)
-        click.echo(f"picture: {picture.absolute()}")
+    if pictures is not None:
+        plot_demo(pictures[0], races, _RTOL)
+        click.echo(f"picture: {pictures[0].absolute()}")
+        if lessons is not None:
+            plot_lessons(pictures[1], lessons)
+            click.echo(f"picture: {pictures[1].absolute()}")
     click.echo(f"done in {time.perf_counter() - began:.0f} s")
 
 
-def _picture_in(folder: Path) -> Path:
+def _picture_in(folder: Path, name: str) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{folder}: no folder can be made there ({error.strerror})") from None
-    picture = folder / _PICTURE
+    picture = folder / name
     check_output(picture, suffixes=(".png",))
     return picture
 
@@ -106,6 +117,13 @@ def _run_races(screen: Console, began: float, quick: bool) -> tuple[list[Race], 
             races.append(race)
             view.finished(race)
     return races, list(left_out)
+
+
+def _run_lessons(screen: Console, quick: bool) -> Lessons:
+    if not screen.is_terminal:
+        return run_lessons(quick, lambda text: None)
+    with screen.status("", spinner="line") as status:
+        return run_lessons(quick, status.update)
 
 
 def _others_are_busy() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib.util import find_spec
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +20,11 @@ if TYPE_CHECKING:
 PICTURE_SUFFIXES = (".png", ".pdf", ".svg")
 
 #: Okabe and Ito's colours, told apart by colour-blind readers; yellow is too pale for lines.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _DASHES: tuple[Any, ...] = ("-", "-", "-", "-", "-", "-", (0, (4, 1.5)))
-_GREY, _PALE = "#4d4d4d", "#c8c8c8"
+GREY, PALE = "#4d4d4d", "#c8c8c8"
 
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.size": 10,
     "axes.titlesize": 12,
@@ -32,10 +33,10 @@ _STYLE: dict[Any, Any] = {
     "axes.titlepad": 12,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.edgecolor": _GREY,
-    "axes.labelcolor": _GREY,
-    "xtick.color": _GREY,
-    "ytick.color": _GREY,
+    "axes.edgecolor": GREY,
+    "axes.labelcolor": GREY,
+    "xtick.color": GREY,
+    "ytick.color": GREY,
     "svg.hashsalt": "krylov",
 }
 
@@ -51,32 +52,42 @@ def require_matplotlib(option: str) -> None:
         raise InputError(f"{option} needs matplotlib: pip install 'krylov[plot]'")
 
 
-def plot_residuals(path: Path, history: Sequence[float], target: float, *, title: str) -> None:
-    """Draw one residual history and the tolerance."""
+def plot_residuals(
+    path: Path,
+    histories: Sequence[Sequence[float]],
+    target: float,
+    *,
+    title: str,
+    ylabel: str = "residual norm |r|",
+) -> None:
+    """Draw residual histories, of one or several right-hand sides, and the tolerance."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7, 4.2), layout="constrained")
         axes = figure.subplots()
-        residuals = _positive(history)
-        axes.semilogy(
-            np.arange(residuals.size),
-            residuals,
-            color=_COLOURS[0],
-            linewidth=1.6,
-            marker="o" if residuals.size < 30 else "",
-            markersize=4,
-        )
+        longest = 1
+        for history, colour in zip(histories, cycle(COLOURS)):
+            residuals = _positive(history)
+            longest = max(longest, residuals.size - 1)
+            axes.semilogy(
+                np.arange(residuals.size),
+                residuals,
+                color=colour,
+                linewidth=1.6,
+                marker="o" if residuals.size < 30 else "",
+                markersize=4,
+            )
         if target > 0:
             _mark_tolerance(axes, target, f"tolerance\n{target:.1e}")
-        axes.set(title=_shortened(title), xlabel="iteration", ylabel="residual norm |r|")
-        axes.set_xlim(0, 1.03 * max(residuals.size - 1, 1))
+        axes.set(title=_shortened(title), xlabel="iteration", ylabel=ylabel)
+        axes.set_xlim(0, 1.03 * longest)
         lowest, highest = axes.get_ylim()
         axes.set_ylim(min(lowest, target / 10) if target > 0 else lowest, highest)
         axes.grid(axis="y", color="#ebebeb")
         axes.set_axisbelow(True)
-        _save(figure, path)
+        save(figure, path)
 
 
 def plot_demo(path: Path, races: Sequence[Race], rtol: float) -> None:
@@ -84,17 +95,17 @@ def plot_demo(path: Path, races: Sequence[Race], rtol: float) -> None:
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(13, 5.6), layout="constrained")
         left, right = figure.subplots(1, 2, width_ratios=(1.05, 1))
         figure.get_layout_engine().set(wspace=0.06, w_pad=0.15, h_pad=0.12)  # type: ignore[union-attr, call-arg]
         _histories(left, races, rtol)
         _times(right, races)
-        _save(figure, path)
+        save(figure, path)
 
 
 def _histories(axes: Any, races: Sequence[Race], rtol: float) -> None:
-    for race, colour, dash in zip(races, _COLOURS, _DASHES, strict=False):
+    for race, colour, dash in zip(races, COLOURS, _DASHES, strict=False):
         residuals = _positive(race.history)
         last = residuals.size - 1
         axes.semilogy(residuals, color=colour, linestyle=dash, linewidth=1.5, label=_name(race))
@@ -105,7 +116,7 @@ def _histories(axes: Any, races: Sequence[Race], rtol: float) -> None:
     axes.set_ylim(rtol / 8, min(axes.get_ylim()[1], 1e3))  # Bi-CG-STAB may jump far out
     axes.grid(axis="y", color="#ebebeb")
     axes.set_axisbelow(True)
-    axes.legend(loc="upper right", frameon=False, fontsize=9, labelcolor=_GREY)
+    axes.legend(loc="upper right", frameon=False, fontsize=9, labelcolor=GREY)
 
 
 def _times(axes: Any, races: Sequence[Race]) -> None:
@@ -113,16 +124,16 @@ def _times(axes: Any, races: Sequence[Race]) -> None:
     # logarithmic axis has no honest length.
     at = np.arange(len(races))[::-1]
     height = 0.36
-    for y, race, colour in zip(at, races, _COLOURS, strict=False):
+    for y, race, colour in zip(at, races, COLOURS, strict=False):
         share = 1 / race.speed_up
-        axes.barh(y + height / 2, 1, height, color=_PALE)
+        axes.barh(y + height / 2, 1, height, color=PALE)
         axes.barh(y - height / 2, share, height, color=colour)
-        _label(axes, 0, y + height / 2, f"SciPy {seconds(race.scipy.seconds)}", color=_GREY)
+        label(axes, 0, y + height / 2, f"SciPy {seconds(race.scipy.seconds)}", color=GREY)
         words = f"krylov {seconds(race.ours.seconds)}, {times(race.speed_up)} as fast"
         if share < 0.6:
-            _label(axes, share, y - height / 2, words, color="black", fontweight="bold")
+            label(axes, share, y - height / 2, words, color="black", fontweight="bold")
         else:
-            _label(axes, 0, y - height / 2, words, color="white", fontweight="bold")
+            label(axes, 0, y - height / 2, words, color="white", fontweight="bold")
     labels = [f"{_name(race)}\nn = {race.system.n:,}, {race.system.method_words}" for race in races]
     axes.set_yticks(at, labels)
     axes.tick_params(axis="y", length=0)
@@ -137,14 +148,15 @@ def _name(race: Race) -> str:
     return race.system.name
 
 
-def _label(axes: Any, x: float, y: float, words: str, **style: Any) -> None:
+def label(axes: Any, x: float, y: float, words: str, **style: Any) -> None:
+    """Write beside a point."""
     axes.annotate(
         words, (x, y), (5, 0), textcoords="offset points", va="center", fontsize=9, **style
     )
 
 
 def _mark_tolerance(axes: Any, value: float, words: str) -> None:
-    axes.axhline(value, color=_GREY, linewidth=1, linestyle=(0, (4, 3)))
+    axes.axhline(value, color=GREY, linewidth=1, linestyle=(0, (4, 3)))
     # Beside the axes, where no curve can cross it.
     axes.annotate(
         words,
@@ -153,7 +165,7 @@ def _mark_tolerance(axes: Any, value: float, words: str) -> None:
         xycoords=("axes fraction", "data"),
         textcoords="offset points",
         va="center",
-        color=_GREY,
+        color=GREY,
         fontsize=9,
     )
 
@@ -171,7 +183,8 @@ def _shortened(text: str, most: int = 70) -> str:
     return plain if len(plain) <= most else plain[: most - 3] + "..."
 
 
-def _save(figure: Any, path: Path) -> None:
+def save(figure: Any, path: Path) -> None:
+    """Write a picture."""
     try:
         figure.savefig(path, dpi=160)
     except OSError as error:

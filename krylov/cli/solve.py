@@ -1,57 +1,50 @@
-"""``krylov solve``: one linear system from a file."""
+"""``krylov solve``: one matrix, one or several right-hand sides, from files."""
 
 from __future__ import annotations
 
+import functools
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
-from rich.table import Table
-from rich.text import Text
 
 import krylov
+from krylov.arrays import common_dtype
 from krylov.cli.errors import InputError
-from krylov.cli.matrices import Matrix, check_jacobi, choose_method, read_matrix
+from krylov.cli.matrices import choose_method, read_matrix
 from krylov.cli.outputs import check_output
 from krylov.cli.plots import PICTURE_SUFFIXES, plot_residuals, require_matplotlib
+from krylov.cli.preconditioning import (
+    NAMES,
+    Solved,
+    build,
+    choose,
+    method_for,
+    solve_with,
+)
 from krylov.cli.progress import ResidualBar
-from krylov.cli.report import console, integer, scientific, seconds, strict_json
-from krylov.cli.vectors import SOLUTION_SUFFIXES, read_vector, write_vector
+from krylov.cli.report import console, strict_json
+from krylov.cli.summary import Job, summary, summary_table
+from krylov.cli.vectors import SOLUTION_SUFFIXES, read_columns, write_solution
 
 METHODS = ("auto", "cg", "flexible_cg", "bicgstab", "neumann")
 _RESTARTS = 5
-
-
-@dataclass(frozen=True)
-class Job:
-    """What is to be solved and how."""
-
-    matrix: Matrix
-    b: np.ndarray
-    rhs: str
-    method: str
-    reason: str
-    jacobi: bool
-    rtol: float
-    atol: float
-    maxiter: int | None
-
-    @property
-    def target(self) -> float:
-        """The residual norm at which the solver stops."""
-        return max(self.atol, self.rtol * float(np.linalg.norm(self.b)))
 
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option(
     "--rhs",
+    "rhs",
     type=click.Path(path_type=Path),
+    multiple=True,
     metavar="FILE",
-    help="Right-hand side: Matrix Market, .npy or text. Ones by default.",
+    help="Right-hand side, or several as columns: Matrix Market, .npy or text; may be repeated. "
+    "They are solved one after the other. Ones by default.",
 )
 @click.option(
     "--method",
@@ -62,10 +55,16 @@ class Job:
 )
 @click.option(
     "--precond",
-    type=click.Choice(("none", "jacobi")),
+    type=click.Choice(NAMES),
     default="none",
     show_default=True,
-    help="Preconditioner.",
+    help="Preconditioner; see above.",
+)
+@click.option(
+    "--precond-size",
+    type=click.IntRange(min=1),
+    metavar="M",
+    help="Pairs or vectors that it keeps.  [default: lbfgs 32, ritz 16, nystrom 32]",
 )
 @click.option(
     "--rtol",
@@ -92,16 +91,17 @@ class Job:
     "--out",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Write the solution as .npy or .mtx.",
+    help="Write the solution, or the solutions as columns, as .npy or .mtx.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON only, no table and no bar.")
 @click.pass_context
 def solve(
     ctx: click.Context,
     file: Path,
-    rhs: Path | None,
+    rhs: tuple[Path, ...],
     method: str,
     precond: str,
+    precond_size: int | None,
     rtol: float,
     atol: float,
     maxiter: int | None,
@@ -111,19 +111,32 @@ def solve(
 ) -> None:
     """Solve A x = b for the Matrix Market file FILE (.mtx or .mtx.gz).
 
+    \b
+    Preconditioners:
+      jacobi   the inverse of the diagonal
+      lbfgs    made of the run's own directions, which count at once (flexible_cg),
+               or with --method cg from the next right-hand side on
+      ritz     approximate eigenvectors: after 2 M iterations the run starts again
+               from where it is, with what they have taught
+      nystrom  from M products with random vectors beforehand, which are counted;
+               the matrix must be positive semidefinite
+
+    The last three gain where a few large eigenvalues stand out, and more with every further
+    right-hand side; elsewhere ritz and nystrom cost some tens of products. All three add vector work,
+    so they are for products that are expensive.
+
     Exit code: 0 solved, 1 not solved (the outcome says why), 2 bad input.
-    """
+    """  # noqa: D301  (click knows a paragraph that is not to be wrapped by its backspace)
     for name, tolerance in (("--rtol", rtol), ("--atol", atol)):
         if not np.isfinite(tolerance):
             raise InputError(f"{name} must be finite, got {tolerance}")
-    inputs = [path for path in (file, rhs) if path is not None and path.exists()]
+    inputs = [path for path in (file, *rhs) if path.exists()]
     if plot is not None:
         require_matplotlib("--plot")
         check_output(plot, suffixes=PICTURE_SUFFIXES, inputs=inputs)
     if out is not None:
         check_output(out, suffixes=SOLUTION_SUFFIXES, inputs=inputs)
-    if precond == "jacobi" and method == "neumann":
-        raise InputError("--method neumann takes no preconditioner")
+    choice = choose(precond, precond_size, method)
 
     screen = console(stderr=True)
     started = time.perf_counter()
@@ -132,129 +145,79 @@ def solve(
     else:
         with screen.status(f"reading {file}", spinner="line"):
             matrix = read_matrix(file)
-    b = np.ones(matrix.n) if rhs is None else read_vector(rhs, matrix.n)
-    if precond == "jacobi":
-        check_jacobi(matrix)
+    columns = [read_columns(path, matrix.n) for path in rhs] or [np.ones((matrix.n, 1))]
+    chosen, reason = (method, "given") if method != "auto" else choose_method(matrix)
+    chosen, reason = method_for(choice, matrix, chosen, reason)
     read_seconds = time.perf_counter() - started
 
-    chosen, reason = (method, "given") if method != "auto" else choose_method(matrix)
     job = Job(
         matrix,
-        b,
-        "ones" if rhs is None else str(rhs),
+        np.hstack(columns),
+        ", ".join(map(str, rhs)) or "ones",
         chosen,
         reason,
-        precond == "jacobi",
+        choice,
         rtol,
         atol,
         maxiter,
     )
-    bar = ResidualBar(screen, chosen, job.target)
+
+    def bar(k: int) -> ResidualBar:
+        which = f" {k + 1}/{job.count}" if job.count > 1 else ""
+        return ResidualBar(screen, f"{chosen}{which}", job.target(k))
+
+    quiet = as_json or not screen.is_terminal
     started = time.perf_counter()
-    with bar:
-        result = run(job, bar if bar.enabled and not as_json else None)
+    solved, spent = run(job, None if quiet else bar)
     solve_seconds = time.perf_counter() - started
 
-    record = summary(job, result, read_seconds, solve_seconds)
+    record = summary(job, solved, spent, read_seconds, solve_seconds)
     if out is not None:
-        write_vector(out, result.x)
+        solutions = [each.last.x for each in solved]
+        write_solution(out, solutions[0] if job.count == 1 else np.stack(solutions, axis=1))
         record["out"] = out.absolute()
     if plot is not None:
-        plot_residuals(
-            plot,
-            result.residual_norms,
-            job.target,
-            title=f"{file.name}, {chosen}{' with Jacobi' if job.jacobi else ''}",
-        )
+        _plot(plot, job, solved)
         record["plot"] = plot.absolute()
     if as_json:
         click.echo(strict_json(record))
     else:
         console().print(summary_table(record))
-    ctx.exit(0 if result.outcome.ok else 1)
+    ctx.exit(0 if record["ok"] else 1)
 
 
-def run(job: Job, bar: ResidualBar | None) -> Any:
-    """Call the solver that the job names."""
-    options: dict[str, Any] = {"rtol": job.rtol, "atol": job.atol, "maxiter": job.maxiter}
-    if bar is not None:
-        options["stop"] = bar
+def run(job: Job, bar: Callable[[int], ResidualBar] | None) -> tuple[list[Solved], int]:
+    """Solve for each right-hand side; returns also the products that it took to make M."""
+    options: dict[str, Any] = {"rtol": job.rtol, "atol": job.atol}
     if job.method == "bicgstab":
         options["max_restarts"] = _RESTARTS  # SciPy's contract, the default, knows no restarts
-    if job.jacobi:
-        options["M"] = krylov.JacobiPreconditioner(job.matrix.diagonal())
+    limit = 10 * job.matrix.n if job.maxiter is None else job.maxiter
+    solver = getattr(krylov, job.method)
+    dtype = common_dtype(job.b.dtype, job.matrix.array.dtype)
+    solved = []
     try:
-        return getattr(krylov, job.method)(job.matrix.array, job.b, **options)
+        M, spent = build(job.choice, job.matrix, dtype)
+        for k in range(job.count):
+            bound = functools.partial(solver, job.matrix.array, job.column(k))
+            shown = None if bar is None else bar(k)
+            with shown or nullcontext():
+                watched = options if shown is None else options | {"stop": shown}
+                solved.append(solve_with(job.choice, M, bound, limit, watched))
     except (ValueError, TypeError) as error:
         raise InputError(f"{job.matrix.path}: {error}") from None
+    return solved, spent
 
 
-def summary(job: Job, result: Any, read_seconds: float, solve_seconds: float) -> dict[str, Any]:
-    """Collect all that is known after the run, ready for JSON."""
-    b_norm = float(np.linalg.norm(job.b))
-    true_residual = result.true_residual_norm
-    relative = true_residual / b_norm if true_residual is not None and b_norm > 0 else None
-    matrix = job.matrix
-    return {
-        "matrix": {
-            "path": matrix.path.absolute(),
-            "n": matrix.n,
-            "nnz": matrix.array.nnz,
-            "field": matrix.kind,
-            "symmetry": matrix.symmetry,
-            "notes": matrix.notes,
-        },
-        "rhs": job.rhs,
-        "rhs_norm": b_norm,
-        "method": job.method,
-        "method_reason": job.reason,
-        "preconditioner": "jacobi" if job.jacobi else "none",
-        "rtol": job.rtol,
-        "atol": job.atol,
-        "maxiter": job.maxiter,
-        "outcome": result.outcome.name,
-        "advice": result.outcome.value,
-        "ok": bool(result.outcome.ok),
-        "info": int(result.info),
-        "iterations": int(result.niter),
-        "products": int(result.nmatvec),
-        "restarts": int(result.restarts),
-        "residual": result.residual_norm,
-        "true_residual": true_residual,
-        "relative_true_residual": relative,
-        "seconds": {"read": read_seconds, "solve": solve_seconds},
-    }
-
-
-def summary_table(record: dict[str, Any]) -> Table:
-    """Lay the same out for a person."""
-    matrix, spent = record["matrix"], record["seconds"]
-    relative = record["relative_true_residual"]
-    share = "" if relative is None else f" ({scientific(relative)} of the right-hand side)"
-    rows = {
-        "matrix": Path(matrix["path"]).name,
-        "n": integer(matrix["n"]),
-        "nonzeros": integer(matrix["nnz"]),
-        "entries": "; ".join([matrix["field"], matrix["symmetry"], *matrix["notes"]]),
-        "right-hand side": record["rhs"],
-        "method": f"{record['method']} ({record['method_reason']})",
-        "preconditioner": record["preconditioner"],
-        "outcome": record["outcome"].lower().replace("_", " "),
-        "": record["advice"],
-        "iterations": integer(record["iterations"]),
-        "products with A": integer(record["products"]),
-        "restarts": integer(record["restarts"]) if record["restarts"] else "",
-        "recursive residual": scientific(record["residual"]),
-        "true residual of x": scientific(record["true_residual"]) + share,
-        "time": f"{seconds(spent['solve'])} (reading {seconds(spent['read'])})",
-        "solution": str(record.get("out", "")),
-        "picture": str(record.get("plot", "")),
-    }
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, words in rows.items():
-        if words:
-            style = ("green" if record["ok"] else "red") if name == "outcome" else ""
-            table.add_row(name, Text(words, style=style))  # Text: file names are not markup
-    return table
+def _plot(path: Path, job: Job, solved: Sequence[Solved]) -> None:
+    jacobi = " with Jacobi" if job.choice.name == "jacobi" else ""
+    words = jacobi if job.choice.size is None else f" with {job.choice.words}"
+    title = f"{job.matrix.path.name}, {job.method}{words}"
+    if job.count == 1:
+        plot_residuals(path, [solved[0].residual_norms], job.target(0), title=title)
+        return
+    norms = [job.norm(k) for k in range(job.count)]
+    histories = [
+        [norm / (scale or 1.0) for norm in each.residual_norms]
+        for each, scale in zip(solved, norms, strict=True)
+    ]
+    plot_residuals(path, histories, job.rtol, title=title, ylabel="|r| / |b|")

@@ -19,8 +19,8 @@ _NPY_MAGIC = b"\x93NUMPY"
 SOLUTION_SUFFIXES = (".npy", ".mtx")
 
 
-def read_vector(path: Path, n: int) -> np.ndarray:
-    """Read a right-hand side of length ``n``: Matrix Market, ``.npy`` or text, by content."""
+def read_columns(path: Path, n: int) -> np.ndarray:
+    """Read right-hand sides of length ``n``, one a column: Matrix Market, ``.npy`` or text, by content."""
     check_readable(path)
     if is_matrix_market(path):
         data = read_matrix_market(path).data
@@ -32,14 +32,14 @@ def read_vector(path: Path, n: int) -> np.ndarray:
     return _checked(path, values, n)
 
 
-def write_vector(path: Path, x: np.ndarray) -> None:
-    """Write a solution as ``.npy`` or as a Matrix Market column."""
+def write_solution(path: Path, x: np.ndarray) -> None:
+    """Write a solution, or several as columns, as ``.npy`` or as a Matrix Market array."""
     try:
         with path.open("wb") as stream:
             if path.suffix == ".npy":
                 np.save(stream, x)
             else:
-                scipy.io.mmwrite(stream, x.reshape(-1, 1))
+                scipy.io.mmwrite(stream, x.reshape(len(x), -1))
     except OSError as error:
         raise InputError(f"{path}: the solution could not be written ({error})") from None
 
@@ -60,23 +60,27 @@ def _read_text(path: Path) -> Any:
         except (ValueError, OSError, EOFError):
             continue
     raise InputError(
-        f"{path}: not a vector: expected Matrix Market, .npy, or text with one number a line"
+        f"{path}: not a vector: expected Matrix Market, .npy, or text with one row a line"
     )
 
 
 def _checked(path: Path, values: Any, n: int) -> np.ndarray:
     if values.dtype.kind not in "iubfc":
         raise InputError(f"{path}: holds {values.dtype}, not numbers")
-    if values.ndim > 2 or (values.ndim == 2 and 1 not in values.shape):
-        shape = " x ".join(str(size) for size in values.shape)
-        raise InputError(f"{path}: holds a {shape} array, not one right-hand side")
-    b = values.reshape(-1)
-    if b.size != n:
-        raise InputError(f"{path}: has {b.size} entries, but the matrix has {n} rows")
-    wrong = np.flatnonzero(~np.isfinite(b))
+    if values.ndim < 2 or (1 in values.shape and n > 1):
+        values = values.reshape(-1, 1)
+    shape = " x ".join(str(size) for size in values.shape)
+    if values.ndim > 2:
+        raise InputError(f"{path}: holds a {shape} array, not columns")
+    if values.shape[1] == 1 and len(values) != n:
+        raise InputError(f"{path}: has {len(values)} entries, but the matrix has {n} rows")
+    if len(values) != n:
+        raise InputError(f"{path}: holds a {shape} array, but the matrix has {n} rows")
+    wrong = np.argwhere(~np.isfinite(values))
     if wrong.size:
-        raise InputError(
-            f"{path}: {wrong.size} entries are NaN or infinite, the first is entry {wrong[0] + 1}"
-        )
-    kind = np.complex128 if b.dtype.kind == "c" else np.float64
-    return np.ascontiguousarray(b, dtype=b.dtype if b.dtype.char in "fdFD" else kind)
+        row, column = wrong[0] + 1
+        where = f"entry {row}" if values.shape[1] == 1 else f"entry {row} of column {column}"
+        raise InputError(f"{path}: {len(wrong)} entries are NaN or infinite, the first is {where}")
+    kind = np.complex128 if values.dtype.kind == "c" else np.float64
+    columns: np.ndarray = values.astype(values.dtype if values.dtype.char in "fdFD" else kind)
+    return columns

@@ -95,8 +95,9 @@ def test_broken_gzip(run, tmp_path):
         ("", "has 0 entries"),
         ("1\nnan\n", "NaN or infinite, the first is entry 2"),
         ("one\ntwo\n", "not a vector"),
-        ("1 2\n3 4\n", "2 x 2"),
-        ("%%MatrixMarket matrix array real general\n2 2\n1\n2\n3\n4\n", "2 x 2"),
+        ("1 2\n3 4\n5 6\n", "3 x 2"),
+        ("1 2\n3 inf\n", "NaN or infinite, the first is entry 2 of column 2"),
+        ("%%MatrixMarket matrix array real general\n3 2\n1\n2\n3\n4\n5\n6\n", "3 x 2"),
         ("%%MatrixMarket matrix array real general\n2 1\n1\n", "truncated"),
     ],
 )
@@ -123,8 +124,35 @@ def test_zero_diagonal_with_jacobi(run, market):
     refused(run("solve", path, "--precond", "jacobi"), "row 2", "--precond none")
 
 
-def test_neumann_takes_no_preconditioner(run, market):
-    refused(run("solve", market(), "--method", "neumann", "--precond", "jacobi"), "neumann")
+@pytest.mark.parametrize("precond", ["jacobi", "lbfgs", "ritz", "nystrom"])
+def test_neumann_takes_no_preconditioner(run, market, precond):
+    refused(run("solve", market(), "--method", "neumann", "--precond", precond), "neumann")
+
+
+@pytest.mark.parametrize("precond", ["lbfgs", "ritz"])
+def test_bicgstab_teaches_nothing(run, market, precond):
+    refused(run("solve", market(), "--method", "bicgstab", "--precond", precond), "learns from cg")
+    indefinite = market("%%MatrixMarket matrix coordinate real symmetric\n2 2 2\n1 1 2\n2 2 -3\n")
+    refused(run("solve", indefinite, "--precond", precond), "positive definite")
+
+
+@pytest.mark.parametrize("precond", ["lbfgs", "ritz", "nystrom"])
+def test_low_rank_preconditioners_need_a_self_adjoint_matrix(run, market, precond):
+    path = market(REAL + "2 2 3\n1 1 2\n1 2 1\n2 2 2\n")
+    refused(run("solve", path, "--precond", precond), "self-adjoint", "nonsymmetric")
+    refused(run("solve", path, "--method", "cg", "--precond", precond), "self-adjoint")
+
+
+def test_nystrom_needs_a_semidefinite_matrix(run, market):
+    path = market("%%MatrixMarket matrix coordinate real symmetric\n2 2 2\n1 1 2\n2 2 -3\n")
+    refused(run("solve", path, "--precond", "nystrom"), "not positive semidefinite")
+
+
+def test_precond_size_needs_a_preconditioner_that_has_one(run, market):
+    refused(run("solve", market(), "--precond-size", "4"), "--precond-size", "none")
+    refused(run("solve", market(), "--precond", "jacobi", "--precond-size", "4"), "jacobi")
+    result = run("solve", market(), "--precond", "ritz", "--precond-size", "0")
+    assert result.exit_code == 2
 
 
 @pytest.mark.parametrize("option", ["--plot", "--out"])

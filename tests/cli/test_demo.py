@@ -24,10 +24,21 @@ def test_table_and_picture(run, tmp_path):
     pytest.importorskip("matplotlib")
     result = run("demo", "--quick", "--out", tmp_path)
     assert result.exit_code == 0, result.output
-    picture = tmp_path / "krylov-demo.png"
-    assert f"picture: {picture}" in result.stdout
-    assert picture.read_bytes().startswith(b"\x89PNG")
-    for word in ("Poisson", "SciPy", "krylov", "speed-up", "residual", "best of", "thread"):
+    for name in ("krylov-demo.png", "krylov-sequence.png"):
+        picture = tmp_path / name
+        assert f"picture: {picture}" in result.stdout
+        assert picture.read_bytes().startswith(b"\x89PNG")
+    for word in (
+        "Poisson",
+        "Ritz 16",
+        "textbook",
+        "SciPy",
+        "krylov",
+        "speed-up",
+        "residual",
+        "best of",
+        "thread",
+    ):
         assert word in result.stdout
 
 
@@ -55,6 +66,7 @@ def test_a_slow_machine_gets_fewer_systems(run, monkeypatch):
     assert result.exit_code == 0
     assert "Poisson" in result.stdout
     assert "convection" not in result.stdout
+    assert "Ritz" not in result.stdout
     assert "slow or busy" in result.stderr
 
 

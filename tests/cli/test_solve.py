@@ -196,7 +196,7 @@ def test_plot_survives_odd_histories_and_names(tmp_path):
     from krylov.cli.plots import plot_residuals
 
     for history in ([1.0], [0.0], [1.0, float("nan"), 0.0], [1.0, float("inf")]):
-        plot_residuals(tmp_path / "p.png", history, 0.0, title="$x_{$ [red]" * 20)
+        plot_residuals(tmp_path / "p.png", [history], 0.0, title="$x_{$ [red]" * 20)
 
 
 def test_works_without_matplotlib_except_for_plot(run, market, tmp_path, monkeypatch):

@@ -1,0 +1,29 @@
+"""The programs in the README run as they stand there."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+README = (Path(__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")
+PROGRAMS = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def test_there_are_programs():
+    assert len(PROGRAMS) >= 3
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda text: text.splitlines()[0])
+def test_program(program, python):
+    if "torch" in program:
+        pytest.importorskip("torch")
+    # The grid of a million points is for the reader's machine; a smaller one shows the same.
+    assert python(program.replace("n = 1000\n", "n = 60\n"))
+
+
+def test_the_learning_preconditioner_halves_the_products(python):
+    (program,) = [text for text in PROGRAMS if "RitzPreconditioner" in text]
+    lines = [line.split() for line in python(program).splitlines()]
+    products = [int(count) for _, outcome, count in lines if outcome == "CONVERGED"]
+    assert len(products) == 5
+    assert max(products[1:]) <= 0.6 * products[0]
