@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,10 +32,23 @@ def products_of_columns(A: Any, columns: Columns, which: Sequence[int]) -> Itera
         A does not fit the columns.
     """
     bound = as_operator(A, "A").bind(columns.n, columns.dtype, Exchange(np.empty(0)))
-    batches = isinstance(A, (np.ndarray, LinearOperator)) or sp.issparse(A)
+    multiply = _of_matrices(A)
     for start in range(0, len(which), _BATCH):
         vectors = [columns.read(c) for c in which[start : start + _BATCH]]
-        if batches:
-            yield from (bound.convert(y) for y in np.asarray(A @ np.stack(vectors, axis=1)).T)
-        else:
+        if multiply is None:
             yield from (bound(v) for v in vectors)
+        else:
+            block = np.asarray(multiply(np.stack(vectors, axis=1)))
+            yield from (bound.convert(y) for y in block.T)
+
+
+def _of_matrices(A: Any) -> Callable[[NDArray[Any]], Any] | None:
+    """The product of A with a matrix, where A knows one of its own."""
+    if isinstance(A, np.ndarray) or sp.issparse(A):
+        return lambda block: A @ block
+    if not isinstance(A, LinearOperator):
+        return None
+    # SciPy's makeshift hands out columns of shape (n, 1), which many a matvec does not expect.
+    own = type(A)._matmat is not LinearOperator._matmat
+    given: Any = getattr(A, "_CustomLinearOperator__matmat_impl", own)
+    return A.matmat if given else None

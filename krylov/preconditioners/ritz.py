@@ -55,9 +55,9 @@ class RitzPreconditioner(LowRankPreconditioner):
 
     Notes
     -----
-    2 m + 3 vector reads and writes for M r, 2 m + 10 for a whole fused iteration; harvesting reads
-    about m + window more an iteration. No products are kept: the old vectors are corrected by one block BFGS update of
-    the model that they stand for, from inner products with the measured products of the new directions.
+    2 m + 3 vector reads and writes for M r, 2 m + 10 for a whole fused iteration; harvesting costs about as much again,
+    for inner products and merges. No products are kept: the old vectors are corrected by one block BFGS update of the
+    model that they stand for, from inner products with the measured products of the new directions.
 
     References
     ----------

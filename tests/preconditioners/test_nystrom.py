@@ -192,3 +192,22 @@ def test_bad_arguments(make, error, words):
     with pytest.raises(error) as caught:
         make()
     assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+def test_a_matvec_that_takes_only_vectors_of_shape_n():
+    d = np.linspace(1, 2, 30)
+    A = LinearOperator((30, 30), matvec=lambda v: d * v, dtype=np.float64)
+    M = krylov.NystromPreconditioner(A, 30)
+    np.testing.assert_allclose(M @ (d * vector(30)), vector(30), rtol=1e-9)
+
+
+def test_products_are_batched_where_the_operator_takes_matrices():
+    d, widths = np.linspace(1, 2, 30), []
+
+    def matmat(block):
+        widths.append(block.shape[1])
+        return d[:, None] * block
+
+    A = LinearOperator((30, 30), matvec=lambda v: 1 / 0, matmat=matmat, dtype=np.float64)
+    krylov.NystromPreconditioner(A, 12)
+    assert widths == [8, 4]
