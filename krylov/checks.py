@@ -13,7 +13,7 @@ __all__ = ["choice", "finite_number", "integer", "number"]
 def number(value: Any, name: str) -> float:
     """A real number; NaN is one."""
     try:
-        if isinstance(value, str):
+        if isinstance(value, (str, bytes, bytearray)):  # float() reads them
             raise TypeError
         return float(value)
     except (TypeError, ValueError):

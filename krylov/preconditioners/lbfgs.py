@@ -9,6 +9,7 @@ import numpy as np
 from krylov.checks import choice, integer, number
 from krylov.preconditioners.low_rank import LowRankPreconditioner
 from krylov.preconditioners.pairs import Pairs, Products
+from krylov.preconditioners.scale import LargestRatio
 from krylov.preconditioners.selection import SELECTIONS, Selection
 from krylov.preconditioners.small import compact_lbfgs
 
@@ -41,8 +42,8 @@ class LBFGSPreconditioner(LowRankPreconditioner):
     apply : {"compact", "two_loop"}
         Byrd, Nocedal and Schnabel's form (two sweeps, fused into `cg` and `flexible_cg`), or the textbook recursion.
     scale : {"largest", "newest", "shift"} or float
-        H0 = gamma I with gamma the largest ``s.y / y.y`` over the pairs, that of the newest pair (the textbook's, which
-        can make a run longer than none), ``1 / shift``, or a number.
+        H0 = gamma I with gamma the largest ``s.y / y.y`` of all pairs and all directions of the last ten runs, that of
+        the newest pair (the textbook's, which can make a run longer than none), ``1 / shift``, or a number.
     harvest : bool
         Whether `cg` and `flexible_cg` feed it the pairs of their runs, for the next run.
     refresh : bool
@@ -91,6 +92,7 @@ class LBFGSPreconditioner(LowRankPreconditioner):
         self.select, self.apply, self.scale = select, apply, scale
         self.harvest, self.refresh, self.carry = harvest, refresh, carry
         self._pairs = Pairs(self._columns)
+        self._largest = LargestRatio()
         self._kept = self._of_run = Selection(select, self.m)
         # Those of the run in progress stand behind the `_old` first pairs.
         self._old: int | None = None
@@ -125,6 +127,7 @@ class LBFGSPreconditioner(LowRankPreconditioner):
         """Forget all pairs."""
         self._outside_runs()
         self._pairs.drop(range(len(self._pairs)))
+        self._largest.forget()
         self._kept.restart()
         self._old, self._stale = None, True
 
@@ -156,6 +159,8 @@ class LBFGSPreconditioner(LowRankPreconditioner):
         assert self._old is not None
         stale = self._stale
         s, y = self._vector(p, "p"), self._vector(Ap, "Ap")
+        if self.scale == "largest":
+            self._largest.see(s, y, self.shift)
         self._offer(self._of_run, self._old, s, y, self.shift)
         if self._refreshing:
             _ = self.native
@@ -167,6 +172,7 @@ class LBFGSPreconditioner(LowRankPreconditioner):
         assert self._old is not None
         old, self._old = self._old, None
         self._in_run.release()
+        self._largest.end_run(complete)
         new = len(self._pairs) - old
         if not complete:
             self._pairs.drop(range(old, old + new))
@@ -205,7 +211,9 @@ class LBFGSPreconditioner(LowRankPreconditioner):
         if not len(products.moved):
             return 1.0
         ratio = products.curvature / products.length
-        return float(ratio[-1] if self.scale == "newest" else ratio.max())
+        if self.scale == "newest":
+            return float(ratio[-1])
+        return max(float(ratio.max()), self._largest.at(self.shift))
 
     def _apply(self, r: NDArray[Any], z: NDArray[Any]) -> None:
         if self.is_native:

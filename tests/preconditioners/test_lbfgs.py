@@ -200,3 +200,30 @@ def test_clear(dtype):
     assert np.array_equal(M @ vector(N, dtype), vector(N, dtype))
     assert [M.update(s, y) for s, y in pairs(A, 5, dtype)] == first
     assert np.array_equal(matrix_of(M), before)
+
+
+def test_the_largest_scale_is_that_of_all_directions_of_the_last_runs():
+    """Eight pairs of a run know little of the bulk at 1; all its directions together do."""
+    d = np.r_[np.geomspace(10, 1000, 12), np.ones(88)]
+    seen = []
+
+    def product(v):
+        Av = d * v
+        seen.append((v @ Av) / (Av @ Av))
+        return Av
+
+    M = krylov.LBFGSPreconditioner(100, 4, harvest=True, refresh=False)
+    krylov.flexible_cg(product, vector(100), M=M, rtol=1e-6)
+    assert M.native is not None
+    # Orthogonal to all pairs: M is gamma there.
+    pairs = np.array([M._columns.read(c) for c in (*M._pairs.s, *M._pairs.y)]).T
+    q = np.linalg.qr(pairs)[0]
+    r = vector(100, seed=3)
+    r -= q @ (q.T @ r)
+    gamma = (r @ (M @ r)) / (r @ r)
+    # The last product verifies x; it is no direction.
+    np.testing.assert_allclose(gamma, max(seen[:-1]), rtol=1e-10)
+    M.shift = 2.0
+    assert (r @ (M @ r)) / (r @ r) < gamma
+    M.clear()
+    np.testing.assert_allclose(M @ r, r)
