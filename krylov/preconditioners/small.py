@@ -43,6 +43,8 @@ def compact_lbfgs(
     Byrd, Nocedal and Schnabel (1994), theorem 2.2.
     """
     m = len(moved)
+    if m == 0:  # which older wrappers of LAPACK refuse
+        return np.empty((0, 0))
     sy_now = sy + ss * moved
     yy_now = yy + moved[:, None] * sy + sy.conj().T * moved + moved[:, None] * ss * moved
     # R^-1 of the upper triangle of S^H Y; rounded columns leave imaginary parts on its diagonal, the curvatures

@@ -91,3 +91,12 @@ class Bare:
 
     def __init__(self, function, n, dtype="f8"):
         self.matvec, self.shape, self.dtype = function, (n, n), np.dtype(dtype)
+
+
+# How an operator of N unknowns may reach a solver: the checks that SciPy makes in between differ.
+N = 6
+WRAPPINGS = {
+    "callable": lambda function: function,
+    "object": lambda function: Bare(function, N),
+    "LinearOperator": lambda function: LinearOperator((N, N), function, dtype=np.float64),
+}
