@@ -101,12 +101,11 @@ class Cg final : public LinearSystem {
         if (s_.negative) note_negative_curvature();
         if (s_.status != Status::running && !s_.last_step) return conclude(s_.status);
         stage_ = Stage::learnt;
-        version_ = low_rank() ? m().version() : 0;
         return options().learns && !s_.negative ? ask(Request::learn, p, v) : Request::none;
 
       case Stage::learnt:
         stage_ = Stage::residual;
-        if (low_rank() && m().version() != version_)
+        if (low_rank() && m().version() != s_.version)
           project_residual_with(finish_of<project_again>);
         return Request::none;
 
@@ -126,6 +125,7 @@ class Cg final : public LinearSystem {
         return look();
 
       case Stage::beta:
+        // That of a diagonal or low-rank M came with the residual.
         stage_ = Stage::direction;
         if (!has_m())
           take_fixed_beta(s_, s_.rr);
@@ -133,8 +133,7 @@ class Cg final : public LinearSystem {
           if (replaced_) project_residual_with(finish_of<project_for_beta>);
         } else if (replaced_ || (!options().diagonal && !s_.flexible))
           launch(PassId::Dot, {r, z}, {}, finish_of<fixed_beta>);
-        else if (!options()
-                      .diagonal)  // the beta of a diagonal or low-rank M came with the residual
+        else if (!options().diagonal)
           launch(PassId::DotPair, {r, v, z}, {}, finish_of<flexible_beta>);
         return Request::none;
 
@@ -264,7 +263,6 @@ class Cg final : public LinearSystem {
   CgScalars s_;
   Stage stage_ = Stage::start;
   bool replaced_ = false;
-  int64_t version_ = 0;  // of M, before it was offered a pair
   double rr_before_ = 0.0;
   double believed_rr_ = 0.0, believed_sigma_ = 1.0;
 };

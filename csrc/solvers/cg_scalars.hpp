@@ -17,8 +17,10 @@ struct CgScalars : SystemScalars {
   double epsilon = 0.0, radius = 0.0;
   OnCurvature on_curvature = OnCurvature::ignore;
   const LowRank* low_rank = nullptr;
+  int64_t version = 0;                     // of M, when c was formed
   std::vector<Complex> c, c_old, weights;  // B^H r, before the step, gamma and K c
-  bool flexible = false, last_step = false, negative = false, indefinite_m = false;
+  bool flexible = false, last_step = false, negative = false, indefinite_m = false,
+       m_changed = false;
 };
 
 // r.z of a preconditioned residual: where it is not positive, M is not positive definite.
@@ -119,6 +121,7 @@ inline void diagonal_residual(CgScalars& s, const Complex* sums) {
 inline double take_projection(CgScalars& s, const Complex* c) {
   const auto count = static_cast<size_t>(s.low_rank->count());
   s.c.assign(c, c + count);
+  s.version = s.low_rank->version();
   const Complex cd = s.low_rank->weigh(c, s.weights.data());
   return s.low_rank->gamma() * s.rr + cd.re;
 }
@@ -129,16 +132,21 @@ inline void project_residual(CgScalars& s, const Complex* sums) {
 inline void project_for_beta(CgScalars& s, const Complex* sums) {
   take_fixed_beta(s, take_projection(s, sums + 1));
 }
-// M has learnt since: r is the residual before the step, whose r.z stands.
-inline void project_again(CgScalars& s, const Complex* sums) { take_projection(s, sums + 1); }
+// M has changed since, by learning or by its owner: r is the residual before the step, whose r.z stands.
+inline void project_again(CgScalars& s, const Complex* sums) {
+  take_projection(s, sums + 1);
+  s.m_changed = true;
+}
 
 inline void low_rank_residual(CgScalars& s, const Complex* sums) {
   s.rr = sums[0].re;
   const Complex old_r = sums[1];
   s.c_old.swap(s.c);
   const double rho = take_projection(s, sums + 2);
-  const bool knows_nothing = s.c_old.empty() && s.c.empty();
-  if (!s.flexible || knows_nothing) {
+  // A multiple of the identity leaves CG as it is, to the last bit.
+  const bool plain = s.c_old.empty() && s.c.empty() && !s.m_changed;
+  s.m_changed = false;
+  if (!s.flexible || plain) {
     take_fixed_beta(s, rho);
     return;
   }

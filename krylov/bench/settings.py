@@ -121,6 +121,7 @@ _SCALES = (
         _lbfgs(32, scale="newest", refresh=False, carry=False),
     ),
     Setting("L-BFGS 32, last run's pairs only", _lbfgs(32, refresh=False, carry=False)),
+    Setting("L-BFGS 64, last run's pairs only", _lbfgs(64, refresh=False, carry=False)),
     Setting("L-BFGS 32, newest scale", _lbfgs(32, scale="newest")),
     Setting("L-BFGS 32, scale 1 / shift", _lbfgs(32, scale="shift")),
 )

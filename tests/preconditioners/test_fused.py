@@ -314,3 +314,32 @@ def test_condition_improves():
     plain = krylov.cg(A, vector(N), rtol=1e-8).niter
     M = NystromPreconditioner(A, 8)
     assert krylov.cg(A, vector(N), M=M, rtol=1e-8).niter <= 0.8 * plain
+
+
+def test_columns_that_a_callback_takes_away_are_not_used_again():
+    """The residual is projected again, as after learning: then beta is that of the M that there is."""
+    d = np.r_[np.geomspace(10, 1000, 8), np.linspace(1, 2, 92)]
+    M = RitzPreconditioner(100, 8, harvest=True)
+    krylov.flexible_cg(lambda v: d * v, vector(100), M=M, rtol=1e-8)
+    M.harvest = False
+    seen = []
+
+    def forget(x):
+        seen.append(x.copy())
+        if len(seen) == 3:
+            M.clear()
+            assert M.native.count == 0
+
+    def reference(r):
+        return forgotten(r) if len(seen) < 3 else r
+
+    b = vector(100, seed=2)
+    forgotten = (M @ np.eye(100)).__matmul__
+    result = krylov.flexible_cg(lambda v: d * v, b, M=M, rtol=1e-8, callback=forget)
+    fused, seen = seen, []
+    plain = krylov.flexible_cg(
+        lambda v: d * v, b, M=reference, rtol=1e-8, callback=lambda x: seen.append(x.copy())
+    )
+    assert result.outcome.ok
+    assert abs(result.niter - plain.niter) <= 3
+    assert len(fused) == result.niter
