@@ -1,23 +1,15 @@
-"""Whether a point with a vanishing gradient is a saddle, and the way out of it.
-
-No Krylov method that starts from the gradient sees a direction which the gradient has no part in. A few steps of
-Lanczos' method from a random vector do, almost surely: after k of them the lowest Ritz value of n is within
-``eps (lambda_max - lambda_min)`` of lambda_min but for a probability of ``1.65 sqrt(n) exp(-(2 k - 1) sqrt(eps))``
-(Kuczynski and Wozniakowski 1992).
-"""
+"""Whether a point with a vanishing gradient is a saddle, and the way out of it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import scipy.linalg
 from scipy.sparse.linalg import LinearOperator
 
 from krylov.minimize.linesearch import search
 from krylov.minimize.path import Step
-from krylov.spectrum import LanczosResult, lanczos
+from krylov.ritz_probe import LowestRitz, lowest_ritz
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -40,16 +32,6 @@ _DOUBLINGS = 20
 _EPS = float(np.finfo(np.float64).eps)
 
 
-@dataclass(frozen=True)
-class _Lowest:
-    """The lowest Ritz value, its unit vector and residual, and the largest Ritz value in size."""
-
-    value: float
-    vector: Vector
-    residual: float
-    scale: float
-
-
 def escape(
     operator: LinearOperator, objective: Objective, at: Iterate, steps: int, seed: int, exact: bool
 ) -> Iterate | None:
@@ -63,7 +45,7 @@ def escape(
     reach = max(1.0, float(np.linalg.norm(at.x)))
     start, lowest = rng.standard_normal(at.x.size), None
     for turn in range(max(_ROUNDS, _FLAT_DIRECTIONS)):
-        lowest = _probe(operator, start, steps)
+        lowest = lowest_ritz(operator, start, steps)
         if lowest is None:
             return None
         tolerance = rounding * lowest.scale
@@ -87,37 +69,7 @@ def escape(
     return None
 
 
-def _probe(operator: LinearOperator, start: Vector, steps: int) -> _Lowest | None:
-    """Lanczos' method; its basis is what it asks products of. None where a product is not finite."""
-    basis: list[Vector] = []
-
-    def multiply(v: Vector) -> Vector:
-        basis.append(v / np.linalg.norm(v))
-        return np.asarray(operator.matvec(v))
-
-    listening = LinearOperator(operator.shape, matvec=multiply, dtype=np.float64)
-    try:
-        result = lanczos(listening, steps, start)
-    except ValueError:
-        if basis and not np.isfinite(operator.matvec(basis[-1])).all():
-            return None
-        raise
-    return _lowest(result, basis)
-
-
-def _lowest(result: LanczosResult, basis: list[Vector]) -> _Lowest:
-    _, vectors = scipy.linalg.eigh_tridiagonal(result.alpha, result.beta[:-1])
-    vector = np.asarray(sum(c * v for c, v in zip(vectors[:, 0], basis, strict=False)))
-    values = result.ritz_values
-    return _Lowest(
-        float(values[0]),
-        vector / np.linalg.norm(vector),
-        float(result.residuals[0]),
-        float(np.abs(values).max()),
-    )
-
-
-def _follow(objective: Objective, at: Iterate, lowest: _Lowest, length: float) -> Iterate | None:
+def _follow(objective: Objective, at: Iterate, lowest: LowestRitz, length: float) -> Iterate | None:
     """Search along negative curvature, downhill first."""
     slope = float(at.gradient @ lowest.vector)
     for sign in (1.0, -1.0) if slope <= 0 else (-1.0, 1.0):
