@@ -1,0 +1,56 @@
+"""Levenberg-Marquardt damping: how far the quadratic model is trusted."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from krylov.checks import finite_number
+
+__all__ = ["LevenbergMarquardt"]
+
+
+@dataclass(frozen=True)
+class LevenbergMarquardt:
+    """``B + lambda I`` with a lambda that follows the ratio rho of real to predicted decrease.
+
+    Parameters
+    ----------
+    initial : float
+        lambda of the first step.
+    increase, decrease : float
+        Factors for ``rho < low`` (and for a rejected step), and for ``rho > high``; 1 and 1 keep lambda as it is.
+    low, high : float
+        Bounds of rho.
+    minimum, maximum : float
+        Bounds of lambda.
+
+    References
+    ----------
+    Martens (2010), section 4.1; Sainath et al. (2013), algorithm 1, whose printed sign of rho is wrong.
+    """
+
+    initial: float = 1.0
+    increase: float = 1.5
+    decrease: float = 2 / 3
+    low: float = 0.25
+    high: float = 0.75
+    minimum: float = 1e-12
+    maximum: float = 1e12
+
+    def __post_init__(self) -> None:
+        for name in ("initial", "increase", "decrease", "low", "high", "minimum", "maximum"):
+            if finite_number(getattr(self, name), name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)!r}")
+        if not self.increase >= 1 >= self.decrease > 0:
+            raise ValueError("increase must be at least 1, and decrease in (0, 1]")
+        if not self.low <= self.high:
+            raise ValueError("low must not be above high")
+
+    def after(self, damping: float, rho: float) -> float:
+        """The next lambda; NaN stands for a step that was rejected or could not be judged."""
+        if math.isnan(rho) or rho < self.low:
+            return min(max(damping, self.minimum) * self.increase, self.maximum)
+        if rho > self.high:
+            return max(damping * self.decrease, min(self.minimum, damping))
+        return damping

@@ -1,0 +1,87 @@
+"""How far to go: CG-backtracking over the iterates of a run, then Armijo's rule along the one chosen."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["Armijo", "backtrack"]
+
+
+def backtrack(steps: Sequence[Tensor], loss_along: Callable[[Tensor], float]) -> tuple[int, float]:
+    """From the last iterate back for as long as the loss gets smaller (Martens 2010, section 4.6).
+
+    Parameters
+    ----------
+    steps : sequence of Tensor
+        Iterates in the order of the run; at least one.
+    loss_along : callable
+        ``loss_along(d)``, the loss after the step d; may be NaN.
+
+    Returns
+    -------
+    (int, float)
+        Position of the one chosen and the loss there.
+    """
+    best = len(steps) - 1
+    lowest = loss_along(steps[best])
+    for i in range(best - 1, -1, -1):
+        loss = loss_along(steps[i])
+        if math.isfinite(lowest) and not loss < lowest:
+            break
+        best, lowest = i, loss
+    return best, lowest
+
+
+@dataclass(frozen=True)
+class Armijo:
+    """Shorter and shorter steps until ``L(alpha) <= L(0) + c alpha g.d``.
+
+    Parameters
+    ----------
+    c : float
+        Part of the decrease promised by the slope that must come true.
+    factor : float
+        From one length to the next.
+    trials : int
+        Lengths tried at most.
+    """
+
+    c: float = 1e-2
+    factor: float = 0.5
+    trials: int = 20
+
+    def __post_init__(self) -> None:
+        if not 0 < self.c < 1:
+            raise ValueError(f"c must be in (0, 1), got {self.c!r}")
+        if not 0 < self.factor < 1:
+            raise ValueError(f"factor must be in (0, 1), got {self.factor!r}")
+        if self.trials < 1:
+            raise ValueError(f"trials must be at least 1, got {self.trials!r}")
+
+    def search(
+        self, before: float, slope: float, at_one: float, loss_at: Callable[[float], float]
+    ) -> tuple[float, float]:
+        """Length and loss; length 0 where no trial is good enough.
+
+        Parameters
+        ----------
+        before, at_one : float
+            Loss at lengths 0 and 1.
+        slope : float
+            ``g.d``. Where the gradient of another sample says that d leads uphill, any decrease will do.
+        loss_at : callable
+            ``loss_at(alpha)``.
+        """
+        alpha, loss = 1.0, at_one
+        for _ in range(self.trials):
+            if loss <= before + self.c * alpha * min(slope, 0.0) and loss < before:
+                return alpha, loss
+            alpha *= self.factor
+            loss = loss_at(alpha)
+        return 0.0, before

@@ -1,0 +1,169 @@
+"""The function that an optimizer of second order minimises: loss, gradient and curvature on samples of the data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from krylov.torch.curvature import CurvatureOperator
+from krylov.torch.flatten import Parameters
+from krylov.torch.graphs import GaussNewtonGraph, Graph, HessianGraph, output_tensors
+from krylov.torch.guards import Randomness, explained, refuse_unfit
+from krylov.torch.microbatches import WHOLE, MicroBatches, sample_count
+from krylov.torch.record import Ledger
+from krylov.torch.statistics import GradientStatistics
+
+__all__ = ["Curvature", "Objective"]
+
+Curvature = Literal["ggn", "hessian"]
+Batches = Sequence[Any]
+
+
+class Objective:
+    """Loss of a closure over micro-batches, plus ``sum_i decay_i w_i^2 / 2``, as a function of the parameter vector.
+
+    Parameters
+    ----------
+    closure : callable
+        ``closure(batch)``, or ``closure()`` for the batch `WHOLE`, returns the mean loss, or loss and outputs.
+    parameters : Parameters
+        Whose values the closure reads.
+    decay : Tensor of shape (n,) or None
+        Weight decay of each entry.
+    ledger : Ledger
+        Where the work is written down.
+    randomness : Randomness
+        Sees to equal random numbers in all evaluations.
+    allow_batch_norm : bool
+        See `HessianOperator`.
+    """
+
+    def __init__(
+        self,
+        closure: Callable[..., Any],
+        parameters: Parameters,
+        decay: Tensor | None,
+        ledger: Ledger,
+        randomness: Randomness,
+        allow_batch_norm: bool,
+    ) -> None:
+        self._closure, self.parameters, self._decay = closure, parameters, decay
+        self._ledger, self._randomness = ledger, randomness
+        self._allow_batch_norm = allow_batch_norm
+
+    def loss(self, batches: Batches) -> float:
+        """At the present parameters, penalty included; NaN where it overflows."""
+        total, samples = 0.0, 0
+        with self._ledger.part("evaluate"), torch.no_grad():
+            values = []
+            for batch in batches:
+                with self._randomness():
+                    loss, _ = self._call(batch)
+                values.append((loss.detach(), _count(batch)))
+            samples = sum(count for _, count in values)
+            total = sum(float(loss) * (count / samples) for loss, count in values)
+            if self._decay is not None:
+                total += self._penalty(self.parameters.read())
+        self._ledger.spend("loss", samples)
+        return total
+
+    def loss_at(self, point: Tensor, batches: Batches) -> float:
+        """At another point."""
+        with self.parameters.at(point):
+            return self.loss(batches)
+
+    def linearise(
+        self,
+        gradient: Batches,
+        curvature: Batches,
+        kind: Curvature,
+        statistics: GradientStatistics | None = None,
+    ) -> tuple[float, Tensor, CurvatureOperator]:
+        """Loss and gradient on one sample, curvature on another.
+
+        Micro-batches that are in both (the same objects) are evaluated once: their graphs give the gradient too.
+        """
+        in_gradient = {id(batch) for batch in gradient}
+        in_curvature = {id(batch) for batch in curvature}
+        observer = statistics  # only while the sample is first read
+
+        def make(batch: Any) -> Graph:
+            graph = self._graph(batch, kind)
+            if observer is not None and id(batch) in in_gradient:
+                observer.add(self.parameters.join(graph.gradient), _count(batch))
+            return graph
+
+        counts = [_count(batch) for batch in curvature]
+        seen = sum(counts)
+        with self._ledger.part("curvature"):
+            weights = [count / seen for count in counts]
+            graphs = MicroBatches(self.parameters, make, curvature, weights=weights)
+            self._ledger.spend("gradient", seen)
+        observer = None
+        operator = CurvatureOperator(self.parameters, graphs, diagonal=self._decay)
+        value, g = graphs.loss, graphs.gradient
+        with self._ledger.part("gradient"):
+            if not in_curvature <= in_gradient:
+                value, g, seen = 0.0, torch.zeros_like(g), 0
+                in_curvature = set()
+            for batch in gradient:
+                if id(batch) in in_curvature:
+                    continue
+                loss, parts = self._differentiate(batch)
+                count, vector = _count(batch), self.parameters.join(parts)
+                if statistics is not None:
+                    statistics.add(vector, count)
+                seen += count
+                value += (loss - value) * (count / seen)
+                g = torch.lerp(g, vector, count / seen)
+                self._ledger.spend("gradient", count)
+        if self._decay is not None:
+            point = self.parameters.read()
+            value += self._penalty(point)
+            g = g.addcmul(self._decay, point)
+        return value, g, operator
+
+    def _penalty(self, point: Tensor) -> float:
+        assert self._decay is not None
+        return float(torch.sum(self._decay.double() * point.double().square())) / 2
+
+    def _graph(self, batch: Any, kind: Curvature) -> Graph:
+        with self._randomness(), torch.enable_grad():
+            loss, outputs = self._call(batch)
+            refuse_unfit(loss, allow_batch_norm=self._allow_batch_norm)
+            if kind == "hessian":
+                return HessianGraph(loss, self.parameters)
+            if outputs is None:
+                raise ValueError(
+                    "curvature='ggn' needs the outputs of the model: return (loss, outputs) from the closure, or "
+                    "take curvature='hessian'"
+                )
+            return GaussNewtonGraph(loss, output_tensors(outputs), self.parameters)
+
+    def _differentiate(self, batch: Any) -> tuple[float, Sequence[Tensor | None]]:
+        with self._randomness(), torch.enable_grad(), explained():
+            loss, _ = self._call(batch)
+            return float(loss), torch.autograd.grad(
+                loss, self.parameters.tensors, allow_unused=True
+            )
+
+    def _call(self, batch: Any) -> tuple[Tensor, Any]:
+        result = self._closure() if batch is WHOLE else self._closure(batch)
+        if isinstance(result, tuple):
+            if len(result) != 2:
+                raise ValueError(
+                    f"the closure must return loss or (loss, outputs), not {len(result)} things"
+                )
+            return result
+        if not isinstance(result, Tensor):
+            raise TypeError(
+                f"the closure must return the loss as a tensor, not {type(result).__name__}"
+            )
+        return result, None
+
+
+def _count(batch: Any) -> int:
+    return 1 if batch is WHOLE else sample_count(batch)
