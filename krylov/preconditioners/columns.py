@@ -14,10 +14,16 @@ from krylov.workspace import dtype_code, staggered
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from krylov.preconditioners.state import Saved
+
 __all__ = ["STORAGES", "Columns", "norm_of", "storage_for"]
 
-# Bytes of a real number.
-STORAGES = {"float64": 8, "float32": 4, "bfloat16": 2}
+# What holds a real number; NumPy has no bfloat16.
+STORAGES: dict[str, np.dtype[Any]] = {
+    "float64": np.dtype("f8"),
+    "float32": np.dtype("f4"),
+    "bfloat16": np.dtype("u2"),
+}
 
 
 def storage_for(dtype: np.dtype[Any], storage: Any) -> str:
@@ -31,7 +37,7 @@ def storage_for(dtype: np.dtype[Any], storage: Any) -> str:
     own = "float32" if dtype in (np.dtype("f4"), np.dtype("c8")) else "float64"
     if storage is None:
         return own
-    allowed = [name for name, size in STORAGES.items() if size <= STORAGES[own]]
+    allowed = [name for name, real in STORAGES.items() if real.itemsize <= STORAGES[own].itemsize]
     if not isinstance(storage, str) or storage not in allowed:
         raise ValueError(
             f"storage must be None or one of {', '.join(allowed)} for {dtype} vectors, got {storage!r}"
@@ -63,8 +69,9 @@ class Columns:
 
     def __init__(self, n: int, count: int, dtype: np.dtype[Any], storage: str) -> None:
         self.n, self.dtype, self.storage = n, dtype, storage
-        size = STORAGES[storage] * (2 if dtype.kind == "c" else 1)
-        self._memory = staggered(count, n * size, np.dtype("u1"))
+        self._real = STORAGES[storage]
+        self._reals = n * (2 if dtype.kind == "c" else 1)
+        self._memory = staggered(count, self._reals * self._real.itemsize, np.dtype("u1"))
         self.panel = _core.Panel(n, dtype_code(dtype), storage, self._memory)
         self._free = list(range(count))[::-1]
 
@@ -121,6 +128,23 @@ class Columns:
     def read(self, column: int) -> NDArray[Any]:
         """A column as a vector."""
         return self.combine([column], np.ones(1))
+
+    # Where a column lies in the pool changes no result, so that a state need not know.
+
+    def state(self, columns: Sequence[int]) -> dict[str, Any]:
+        """These columns as they are stored, a row for each."""
+        rows = np.empty((len(columns), self._reals), self._real)
+        for row, column in zip(rows, columns, strict=True):
+            row[:] = self._memory[column].view(self._real)
+        return {"columns": rows}
+
+    def restore(self, saved: Saved, count: int) -> list[int]:
+        """Take this many columns for those that were saved, in their order."""
+        columns = [self.take() for _ in range(count)]
+        rows = saved.array("columns", (count, self._reals), self._real, copy=False)
+        for row, column in zip(rows, columns, strict=True):
+            self._memory[column].view(self._real)[:] = row
+        return columns
 
     def _plain(self, values: NDArray[Any]) -> NDArray[Any]:
         return values if self.dtype.kind == "c" else np.ascontiguousarray(values.real)

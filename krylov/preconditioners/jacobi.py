@@ -10,6 +10,7 @@ from scipy.sparse.linalg import LinearOperator
 
 from krylov.arrays import common_dtype, view
 from krylov.checks import finite_number
+from krylov.preconditioners.state import Restorable, Saved
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["JacobiPreconditioner", "inverse_diagonal_of"]
 
 
-class JacobiPreconditioner(LinearOperator):  # type: ignore[misc]
+class JacobiPreconditioner(Restorable, LinearOperator):  # type: ignore[misc]
     """Diagonal preconditioner ``M = (diagonal + shift) ** -power``.
 
     The solvers of this package fuse it into their passes and never form M r.
@@ -75,6 +76,20 @@ class JacobiPreconditioner(LinearOperator):  # type: ignore[misc]
                 "(and positive for a power other than 1); add a shift or leave the preconditioner out"
             )
         self.inverse_diagonal: NDArray[Any] = inverse
+
+    # Saving; see `Restorable`.
+
+    _kind = "jacobi"
+
+    def _fixed(self) -> dict[str, Any]:
+        return {"n": self.shape[0], "dtype": self.dtype.name}
+
+    def _changing(self) -> dict[str, Any]:
+        return {"diagonal": self.diagonal.copy(), "power": self.power, "shift": self.shift}
+
+    def _restore(self, saved: Saved) -> None:
+        diagonal = saved.array("diagonal", (saved.integer("n", 0),), saved.dtype())
+        JacobiPreconditioner.__init__(self, diagonal, saved["power"], saved["shift"])
 
     def _matvec(self, x: NDArray[Any]) -> Any:
         return self.inverse_diagonal * np.reshape(x, -1)

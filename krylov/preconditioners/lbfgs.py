@@ -16,9 +16,13 @@ from krylov.preconditioners.small import compact_lbfgs
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
 
+    from krylov.preconditioners.state import Saved
+
 __all__ = ["LBFGSPreconditioner"]
 
 _SCALES = ("newest", "largest", "shift")
+# Arguments that are attributes too.
+_SETTINGS = ("select", "shift", "apply", "scale", "harvest", "refresh", "carry")
 
 
 class LBFGSPreconditioner(LowRankPreconditioner):
@@ -86,8 +90,10 @@ class LBFGSPreconditioner(LowRankPreconditioner):
                 raise ValueError(
                     f"scale must be one of {', '.join(_SCALES)} or a number, got {scale!r}"
                 )
-        elif not 0 < number(scale, "scale") < np.inf:
+        elif not 0 < (value := number(scale, "scale")) < np.inf:
             raise ValueError(f"scale must be positive and finite, got {scale!r}")
+        else:
+            scale = value
         super().__init__(n, dtype, storage, shift, 4 * self.m, 4 * self.m + 2)
         self.select, self.apply, self.scale = select, apply, scale
         self.harvest, self.refresh, self.carry = harvest, refresh, carry
@@ -142,6 +148,22 @@ class LBFGSPreconditioner(LowRankPreconditioner):
         self._pairs.drop([first + i for i in gone])
         self._stale = True
         return True
+
+    # Saving; see `Restorable`.
+
+    _kind = "lbfgs"
+
+    def _changing(self) -> dict[str, Any]:
+        settings = {name: getattr(self, name) for name in _SETTINGS}
+        parts = (self._pairs, self._largest, self._kept)
+        return settings | {k: v for part in parts for k, v in part.state().items()}
+
+    def _restore(self, saved: Saved) -> None:
+        arguments = ("n", "m", "dtype", "storage", *_SETTINGS)
+        LBFGSPreconditioner.__init__(self, **{name: saved[name] for name in arguments})
+        self._pairs.restore(saved, self.m)
+        self._largest.restore(saved)
+        self._kept.restore(saved)
 
     # Learning from a run; see `Learner`.
 

@@ -12,6 +12,7 @@ from krylov import _core
 from krylov.arrays import Exchange, as_vector, view
 from krylov.checks import finite_number, integer
 from krylov.preconditioners.columns import Columns, storage_for
+from krylov.preconditioners.state import Restorable, Saved
 from krylov.workspace import DTYPES
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["LowRankPreconditioner"]
 
 
-class LowRankPreconditioner(LinearOperator):  # type: ignore[misc]
+class LowRankPreconditioner(Restorable, LinearOperator):  # type: ignore[misc]
     """A multiple of the identity, corrected on the span of a few columns.
 
     `cg` and `flexible_cg` fuse it into their iteration (2 k + 10 vector reads and writes for k columns, and M r is
@@ -31,6 +32,8 @@ class LowRankPreconditioner(LinearOperator):  # type: ignore[misc]
     shift : float
         M preconditions ``A + shift I`` for the A that it has learnt. May be changed at any time between solves.
     """
+
+    m: int
 
     def __init__(
         self, n: int, dtype: DTypeLike, storage: str | None, shift: float, used: int, kept: int
@@ -93,9 +96,25 @@ class LowRankPreconditioner(LinearOperator):  # type: ignore[misc]
                 "this preconditioner is learning from another run; give each concurrent or nested run its own"
             )
 
-    def _outside_runs(self) -> None:
+    def _outside_runs(self, to: str = "change it") -> None:
         if self._in_run.locked():
-            raise RuntimeError("this preconditioner is learning from a run: change it afterwards")
+            raise RuntimeError(f"this preconditioner is learning from a run: {to} afterwards")
+
+    # Saving; see `Restorable`. Pickling and copying are made of it.
+
+    def _fixed(self) -> dict[str, Any]:
+        return {
+            "n": self.shape[0],
+            "m": self.m,
+            "dtype": self.dtype.name,
+            "storage": self.storage,
+        }
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.state_dict()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._restore(Saved(state, self._kind))
 
     # Use.
 

@@ -14,14 +14,17 @@ from krylov.operators import as_operator
 from krylov.preconditioners.low_rank import LowRankPreconditioner
 from krylov.preconditioners.products import products_of_columns
 from krylov.preconditioners.small import inverse_root, spectral
+from krylov.preconditioners.spectral import SpectralPreconditioner
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
 
+    from krylov.preconditioners.state import Saved
+
 __all__ = ["NystromPreconditioner"]
 
 
-class NystromPreconditioner(LowRankPreconditioner):
+class NystromPreconditioner(SpectralPreconditioner):
     """``M r = gamma r + V ((Theta + shift)^-1 - gamma) V^H r`` from a randomised low-rank approximation of A.
 
     Costs m products, made at once and in batches, and is stronger than what a run of m iterations can teach: worth it
@@ -99,8 +102,7 @@ class NystromPreconditioner(LowRankPreconditioner):
         columns, m = self._columns, self.m
         oo, oy = columns.gram(tests, tests), columns.gram(tests, images)
         size = float(np.sqrt(np.trace(columns.gram(images, images)).real))
-        self._kept, self._theta, self._discarded = [], np.empty(0), 0.0
-        self._root = np.empty((0, 0))
+        self._forget()
         if size == 0:  # A is zero
             return
         factor, nu = self._factor(oo, (oy + oy.conj().T) / 2, size)
@@ -145,6 +147,19 @@ class NystromPreconditioner(LowRankPreconditioner):
             self._columns.rotate(columns, columns, vectors / scale)
             r = (vectors * scale).conj().T @ r
         return r
+
+    # Saving; see `Restorable`. What has been restored made no products, and keeps no room for them.
+
+    _kind = "nystrom"
+
+    def _changing(self) -> dict[str, Any]:
+        return {"shift": self.shift, **self._spectrum(), **self._columns.state(self._kept)}
+
+    def _restore(self, saved: Saved) -> None:
+        self.m, self.harvest = saved.integer("m", 1), False
+        n, dtype, storage, shift = (saved[name] for name in ("n", "dtype", "storage", "shift"))
+        LowRankPreconditioner.__init__(self, n, dtype, storage, shift, self.m, self.m)
+        self._kept = self._columns.restore(saved, self._restore_spectrum(saved))
 
     def _small(self) -> tuple[list[int], float, NDArray[Any]]:
         known = self.shift + self._discarded

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from krylov.preconditioners.columns import Columns
+    from krylov.preconditioners.state import Saved
 
 __all__ = ["Pairs", "Products"]
 
@@ -122,6 +123,19 @@ class Pairs:
         self._shifts = self._shifts[kept]
         self.s = [self.s[i] for i in kept]
         self.y = [self.y[i] for i in kept]
+
+    def state(self) -> dict[str, Any]:
+        """The pairs, oldest first."""
+        columns = self._columns.state(self._interleaved())
+        return {"shifts": self._shifts.copy(), "gram": self._gram.copy(), **columns}
+
+    def restore(self, saved: Saved, most: int) -> None:
+        """Hold these pairs, `most` of them at most."""
+        self._shifts = saved.array("shifts", (None,), np.dtype(np.float64), most=most)
+        k = len(self._shifts)
+        self._gram = saved.array("gram", (2 * k, 2 * k), self._gram.dtype)
+        columns = self._columns.restore(saved, 2 * k)
+        self.s, self.y = columns[::2], columns[1::2]
 
     def _interleaved(self) -> list[int]:
         return [column for pair in zip(self.s, self.y, strict=True) for column in pair]

@@ -9,12 +9,14 @@ import numpy as np
 
 from krylov.checks import integer
 from krylov.preconditioners.columns import norm_of
-from krylov.preconditioners.low_rank import LowRankPreconditioner
 from krylov.preconditioners.products import products_of_columns
 from krylov.preconditioners.small import inverse_root, merged_model, orthonormal, spectral
+from krylov.preconditioners.spectral import SpectralPreconditioner
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
+
+    from krylov.preconditioners.state import Saved
 
 __all__ = ["RitzPreconditioner"]
 
@@ -25,7 +27,7 @@ _CONVERGED = 0.67
 _OUTSIDE = 0.1
 
 
-class RitzPreconditioner(LowRankPreconditioner):
+class RitzPreconditioner(SpectralPreconditioner):
     """``M r = gamma r + V ((Theta + shift)^-1 - gamma) V^H r`` with the m leading Ritz vectors V of earlier runs.
 
     gamma is ``1 / (shift + first discarded Ritz value)``: the part of the spectrum that V does not know is left as it
@@ -81,17 +83,11 @@ class RitzPreconditioner(LowRankPreconditioner):
         super().__init__(n, dtype, storage, shift, self.m, 2 * self.m + self.window)
         self.harvest, self.carry = harvest, carry
         self._used: list[int] = []  # columns that M reads in a run
-        self._kept: list[int] = []  # V
         self._fresh: list[int] = []  # directions since the last merge
         # For each of these [V, those before and itself]^H A p, with A shifted by so much.
         self._products: list[NDArray[Any]] = []
         self._shifts: list[float] = []
         self._forget()
-
-    def _forget(self) -> None:
-        self._theta = np.empty(0)
-        self._root = np.empty((0, 0), self.dtype)
-        self._discarded = 0.0
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -124,7 +120,7 @@ class RitzPreconditioner(LowRankPreconditioner):
         """Forget everything."""
         self._outside_runs()
         self._columns.give_back(self._kept + self._fresh)
-        self._kept, self._fresh, self._products, self._shifts = [], [], [], []
+        self._fresh, self._products, self._shifts = [], [], []
         self._forget()
         self._stale = True
 
@@ -169,6 +165,41 @@ class RitzPreconditioner(LowRankPreconditioner):
         self._stale = True
         return k
 
+    # Saving; see `Restorable`.
+
+    _kind = "ritz"
+
+    def _fixed(self) -> dict[str, Any]:
+        return super()._fixed() | {"window": self.window}
+
+    def _changing(self) -> dict[str, Any]:
+        # Fresh directions are saved as such: merged here they would be merged at another time than without saving.
+        k, j = len(self._kept), len(self._fresh)
+        products = np.zeros((k + j, j), np.result_type(self.dtype, np.float64))
+        for i, product in enumerate(self._products):
+            products[: len(product), i] = product
+        return {
+            "shift": self.shift,
+            "harvest": self.harvest,
+            "carry": self.carry,
+            "products": products,
+            "shifts": np.array(self._shifts, np.float64),
+            **self._spectrum(),
+            **self._columns.state(self._kept + self._fresh),
+        }
+
+    def _restore(self, saved: Saved) -> None:
+        arguments = ("n", "m", "window", "dtype", "storage", "shift", "harvest", "carry")
+        RitzPreconditioner.__init__(self, **{name: saved[name] for name in arguments})
+        k, wide = self._restore_spectrum(saved), np.dtype(np.float64)
+        most = self._together(k) - 1
+        self._shifts = saved.array("shifts", (None,), wide, most=most).tolist()
+        j = len(self._shifts)
+        products = saved.array("products", (k + j, j), np.result_type(self.dtype, wide))
+        self._products = [products[: k + i + 1, i] for i in range(j)]
+        columns = self._columns.restore(saved, k + j)
+        self._kept, self._fresh = columns[:k], columns[k:]
+
     # Learning from a run; see `Learner`.
 
     def begin_run(self, fixed: bool) -> None:
@@ -178,7 +209,6 @@ class RitzPreconditioner(LowRankPreconditioner):
         self._enter_run()
         self._used = list(self._kept)
         if not self.carry:
-            self._kept = []
             self._forget()
 
     def learn(self, p: NDArray[Any], Ap: NDArray[Any]) -> None:
@@ -211,9 +241,13 @@ class RitzPreconditioner(LowRankPreconditioner):
         self._fresh.append(column)
         self._products.append(product)
         self._shifts.append(shift)
-        if len(self._fresh) == self.window + (0 if self._kept else self.m):
+        if len(self._fresh) == self._together(len(self._kept)):
             self._merge()
         return True
+
+    def _together(self, kept: int) -> int:
+        """How many fresh vectors are merged at once with so many kept ones."""
+        return self.window + (0 if kept else self.m)
 
     def _settle(self) -> None:
         if not self._in_run.locked():

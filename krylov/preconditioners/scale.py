@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +12,8 @@ from krylov import _core
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from krylov.preconditioners.state import Saved
 
 __all__ = ["LargestRatio"]
 
@@ -62,6 +64,16 @@ class LargestRatio:
     def forget(self) -> None:
         """Everything."""
         self._runs.clear()
+
+    def state(self) -> dict[str, Any]:
+        """What the runs have shown, oldest first, a row for each."""
+        rows = [astuple(pair) for pair in self._runs]
+        return {"runs": np.array(rows, np.float64).reshape(-1, 4)}
+
+    def restore(self, saved: Saved) -> None:
+        """Remember these runs."""
+        rows = saved.array("runs", (None, 4), np.dtype(np.float64), most=_RUNS)
+        self._runs.extend(_Pair(*row) for row in rows.tolist())
 
     def at(self, shift: float) -> float:
         """The largest ratio for the operator at this shift; 0 where nothing has been seen."""

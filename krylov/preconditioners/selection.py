@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from krylov.preconditioners.state import Saved
+
 __all__ = ["SELECTIONS", "Selection"]
 
 SELECTIONS = ("uniform", "last", "first")
@@ -21,6 +26,14 @@ class Selection:
     def restart(self) -> None:
         """A new stream."""
         self.seen, self.stride = 0, 1
+
+    def state(self) -> dict[str, Any]:
+        """Where it is in its stream."""
+        return {"seen": self.seen, "stride": self.stride}
+
+    def restore(self, saved: Saved) -> None:
+        """Go on from there."""
+        self.seen, self.stride = saved.integer("seen", 0), saved.integer("stride", 1)
 
     def offer(self, kept: int) -> list[int] | None:
         """Positions, oldest first, of the `kept` ones that must go so that the next can be kept; None: it is not."""
