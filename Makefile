@@ -79,7 +79,7 @@ $(VENV)/.krylov: $(VENV)/.tools $(SOURCES)
 	touch $@
 
 $(VENV)/.deps-demo: pyproject.toml constraints.txt | $(VENV)/.krylov
-	$(INSTALL) "$(WHEEL)[bench]"
+	$(INSTALL) "$(WHEEL)[bench,torch]"
 	touch $@
 
 $(VENV)/.deps-test: pyproject.toml constraints.txt | $(VENV)/.krylov

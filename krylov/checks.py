@@ -7,7 +7,7 @@ import operator
 from collections.abc import Iterable
 from typing import Any
 
-__all__ = ["choice", "finite_number", "integer", "number"]
+__all__ = ["choice", "finite_number", "flag", "integer", "number"]
 
 
 def number(value: Any, name: str) -> float:
@@ -44,3 +44,10 @@ def integer(value: Any, name: str, least: int | None = None) -> int:
     if least is not None and result < least:
         raise ValueError(f"{name} must be at least {least}, got {result}")
     return result
+
+
+def flag(value: Any, name: str) -> bool:
+    """True or False, and no other truth."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return value

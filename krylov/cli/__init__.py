@@ -1,4 +1,4 @@
-"""The command line: ``krylov solve | demo | bench | info``."""
+"""The command line: ``krylov solve | train | plot | demo | bench | info``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import click
 from krylov.cli.bench import bench as _bench
 from krylov.cli.demo import demo as _demo
 from krylov.cli.info import info as _info
+from krylov.cli.plot import plot as _plot
 from krylov.cli.solve import solve as _solve
+from krylov.cli.train import train as _train
 
 __all__ = ["main"]
 
@@ -30,8 +32,8 @@ class _Commands(click.Group):
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="krylov")
 def main() -> None:
-    """Krylov solvers: solve sparse linear systems, see them compared, measure them."""
+    """Krylov solvers: solve sparse linear systems, train networks by second-order steps, see both compared."""
 
 
-for _command in (_solve, _demo, _info, _bench):
+for _command in (_solve, _train, _plot, _demo, _info, _bench):
     main.add_command(_command)

@@ -1,4 +1,4 @@
-"""``krylov demo``: real systems, solved beside SciPy, in a table and a picture."""
+"""``krylov demo``: real systems solved beside SciPy, and a network trained, in tables and pictures."""
 
 from __future__ import annotations
 
@@ -12,6 +12,14 @@ from rich.console import Console
 import krylov
 from krylov.cli.demo_screen import DemoScreen
 from krylov.cli.demo_table import results_table
+from krylov.cli.demo_training import (
+    Training,
+    missing,
+    plot_training,
+    run_training,
+    training_table,
+    training_words,
+)
 from krylov.cli.errors import InputError
 from krylov.cli.lessons import Lessons, lessons_table, lessons_words, run_lessons
 from krylov.cli.lessons_plot import plot_lessons
@@ -21,7 +29,7 @@ from krylov.cli.race import Race, run_race
 from krylov.cli.report import console
 from krylov.cli.systems import BUNDLED, GENERATED
 
-_PICTURE, _LESSONS_PICTURE = "krylov-demo.png", "krylov-sequence.png"
+_PICTURES = ("krylov-demo.png", "krylov-sequence.png", "krylov-training.png")
 _RTOL = 1e-6
 
 #: Seconds and timed rounds spent on a system at most, unless a single round takes longer.
@@ -40,18 +48,18 @@ _LIMIT = 75.0
     type=click.Path(path_type=Path),
     default=Path(),
     metavar="DIR",
-    help=f"Folder for {_PICTURE} and {_LESSONS_PICTURE}.  [default: this one]",
+    help="Folder for the pictures.  [default: this one]",
 )
 @click.option("--no-plot", is_flag=True, help="Draw no picture.")
 @click.option("--quick", is_flag=True, hidden=True, help="Small systems, one run: for tests.")
 def demo(out: Path, no_plot: bool, quick: bool) -> None:
-    """Solve a few real systems with krylov and with SciPy, side by side, and a sequence of systems by learning."""
+    """Solve real systems beside SciPy, a sequence of systems by learning, and train a network beside Adam."""
     pictures = None
     screen = console(stderr=True)
     if not no_plot and not has_matplotlib():
         screen.print("No picture: it needs matplotlib, pip install 'krylov[plot]'", markup=False)
     elif not no_plot:
-        pictures = [_picture_in(out, name) for name in (_PICTURE, _LESSONS_PICTURE)]
+        pictures = [_picture_in(out, name) for name in _PICTURES]
     busy = _others_are_busy()
     began = time.perf_counter()
     races, left_out = _run_races(screen, began, quick)
@@ -63,12 +71,19 @@ def demo(out: Path, no_plot: bool, quick: bool) -> None:
     for race in races:
         if race.system.verdict is not None:
             page.print(f"{race.system.name}: {race.system.verdict(race.x)}", markup=False)
-    lessons = None
+    lessons = training = None
     if time.perf_counter() - began <= _LIMIT:
         lessons = _run_lessons(screen, quick)
         page.print()
         page.print(lessons_table(lessons))
         page.print(lessons_words(lessons), markup=False)
+    if reason := missing():
+        left_out.append(reason)
+    else:  # takes as long on every machine
+        training = _run_training(screen, quick)
+        page.print()
+        page.print(training_table(training))
+        page.print(training_words(training), markup=False)
     for reason in left_out:
         screen.print(f"Left out: {reason}", markup=False)
     if pictures is not None:
@@ -77,6 +92,9 @@ def demo(out: Path, no_plot: bool, quick: bool) -> None:
         if lessons is not None:
             plot_lessons(pictures[1], lessons)
             click.echo(f"picture: {pictures[1].absolute()}")
+        if training is not None:
+            plot_training(pictures[2], training)
+            click.echo(f"picture: {pictures[2].absolute()}")
     click.echo(f"done in {time.perf_counter() - began:.0f} s")
 
 
@@ -124,6 +142,13 @@ def _run_lessons(screen: Console, quick: bool) -> Lessons:
         return run_lessons(quick, lambda text: None)
     with screen.status("", spinner="line") as status:
         return run_lessons(quick, status.update)
+
+
+def _run_training(screen: Console, quick: bool) -> Training:
+    if not screen.is_terminal:
+        return run_training(quick, lambda text: None)
+    with screen.status("", spinner="line") as status:
+        return run_training(quick, status.update)
 
 
 def _others_are_busy() -> str:

@@ -1,4 +1,4 @@
-"""Second-order training for PyTorch: curvature operators, differentiable solves, optimizers."""
+"""Second-order training for PyTorch: curvature operators, differentiable solves, optimizers, a training driver."""
 
 from __future__ import annotations
 
@@ -9,14 +9,50 @@ from krylov.torch.hessian_free import HessianFree
 from krylov.torch.implicit import solve
 from krylov.torch.linesearch import Armijo
 from krylov.torch.record import StepRecord
+from krylov.torch.sampling import Sampler
+from krylov.torch.schedules import (
+    FixedSize,
+    GeometricSchedule,
+    GeometricThenVariance,
+    GradientStatistics,
+    VarianceSchedule,
+)
+from krylov.torch.training import (
+    CheckpointError,
+    Data,
+    Ending,
+    History,
+    NonFiniteLoss,
+    autoencoder,
+    cnn,
+    fit,
+    load_data,
+    mlp,
+)
 
 __all__ = [
     "Armijo",
+    "CheckpointError",
+    "Data",
+    "Ending",
+    "FixedSize",
     "GaussNewtonOperator",
+    "GeometricSchedule",
+    "GeometricThenVariance",
+    "GradientStatistics",
     "HessianFree",
     "HessianOperator",
+    "History",
     "LevenbergMarquardt",
+    "NonFiniteLoss",
     "Parameters",
+    "Sampler",
     "StepRecord",
+    "VarianceSchedule",
+    "autoencoder",
+    "cnn",
+    "fit",
+    "load_data",
+    "mlp",
     "solve",
 ]

@@ -64,7 +64,7 @@ class Sampler:
             Samples wanted; more than there are give all of them.
         within : Tensor, optional
             A sample to draw from instead of all the data: a curvature sample from within the gradient sample. Its
-            prefix is taken where samples are nested.
+            prefix is taken where samples are nested, and all of it, as it is, where it is not larger than ``size``.
 
         Returns
         -------
@@ -73,6 +73,8 @@ class Sampler:
         """
         integer(size, "size", 1)
         if within is not None:
+            if size >= len(within):
+                return within
             pool = within.cpu().numpy()
             if self._mode == "fresh":
                 pool = self._permuted(pool)

@@ -24,7 +24,9 @@ def test_table_and_picture(run, tmp_path):
     pytest.importorskip("matplotlib")
     result = run("demo", "--quick", "--out", tmp_path)
     assert result.exit_code == 0, result.output
-    for name in ("krylov-demo.png", "krylov-sequence.png"):
+    pytest.importorskip("torch")
+    pytest.importorskip("sklearn")
+    for name in ("krylov-demo.png", "krylov-sequence.png", "krylov-training.png"):
         picture = tmp_path / name
         assert f"picture: {picture}" in result.stdout
         assert picture.read_bytes().startswith(b"\x89PNG")
@@ -38,6 +40,8 @@ def test_table_and_picture(run, tmp_path):
         "residual",
         "best of",
         "thread",
+        "Adam, rate",
+        "all-reduces",
     ):
         assert word in result.stdout
 
@@ -60,13 +64,22 @@ def test_without_matplotlib_and_scikit_learn(run, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_without_torch(run, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    result = run("demo", "--quick", "--no-plot", "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    assert "pip install 'krylov[torch]'" in result.stderr
+    assert "Ritz 16" in result.stdout
+    assert "Adam" not in result.stdout
+
+
 def test_a_slow_machine_gets_fewer_systems(run, monkeypatch):
     monkeypatch.setattr("krylov.cli.demo._LIMIT", 0.0)
     result = run("demo", "--quick", "--no-plot")
     assert result.exit_code == 0
     assert "Poisson" in result.stdout
     assert "convection" not in result.stdout
-    assert "Ritz" not in result.stdout
+    assert "textbook" not in result.stdout
     assert "slow or busy" in result.stderr
 
 

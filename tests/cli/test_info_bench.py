@@ -67,9 +67,10 @@ def test_bench_names_the_extra(run, monkeypatch):
 
 def test_help_lists_the_commands(run):
     result = run("--help")
-    for name in ("solve", "demo", "info", "bench"):
+    for name in ("solve", "train", "plot", "demo", "info", "bench"):
         assert name in result.stdout
-    assert run("solve", "--help").exit_code == 0
+    for name in ("solve", "train", "plot"):
+        assert run(name, "--help").exit_code == 0
 
 
 def test_starts_without_matplotlib_sklearn_and_torch():
