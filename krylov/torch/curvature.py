@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,16 +10,19 @@ import torch
 from scipy.sparse.linalg import LinearOperator
 from torch import Tensor
 
-from krylov.checks import choice, finite_number
+from krylov.checks import finite_number
+from krylov.torch.evaluation import Evaluation, refuse_uncallable
 from krylov.torch.flatten import Parameters
 from krylov.torch.graphs import GaussNewtonGraph, Graph, HessianGraph, output_tensors
-from krylov.torch.guards import Randomness, refuse_unfit
-from krylov.torch.microbatches import WHOLE, Cache, MicroBatches
+from krylov.torch.guards import refuse_unfit
+from krylov.torch.memory import available_bytes, held_bytes
+from krylov.torch.microbatches import Cache, MicroBatches
 
 __all__ = ["CurvatureOperator", "GaussNewtonOperator", "HessianOperator"]
 
-# Columns that a matrix product takes at once: bounds its memory.
-_BATCH = 16
+# A matrix product takes several columns at once where work is small beside the calls that start it: at most so many,
+# with at most so many entries. They take the memory of as many graphs: at most this share of what is free.
+_COLUMNS, _ENTRIES, _SHARE = 16, 2**20, 0.25
 
 
 class CurvatureOperator:
@@ -63,7 +66,7 @@ class CurvatureOperator:
         self.shift = shift
         self.count = 0
         self._parameters, self._batches, self._diagonal = parameters, batches, diagonal
-        self._vmap = True
+        self._columns: int | None = None  # at once; not known yet
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -84,6 +87,16 @@ class CurvatureOperator:
     @shift.setter
     def shift(self, value: float) -> None:
         self._shift = finite_number(value, "shift")
+
+    @property
+    def parameters(self) -> Parameters:
+        """The coordinates."""
+        return self._parameters
+
+    @property
+    def penalty(self) -> Tensor | None:
+        """What `diagonal` was."""
+        return self._diagonal
 
     @property
     def loss(self) -> float:
@@ -113,16 +126,19 @@ class CurvatureOperator:
         return self._completed(product, v)
 
     def matmat(self, V: Tensor) -> Tensor:
-        """The product with a matrix of shape (n, k), columns in batches where torch can vectorise the backward pass."""
+        """The product with a matrix of shape (n, k); several columns at once where that is quicker."""
         V = self._parameters.checked(V, "V")
         if V.ndim != 2:
             raise ValueError(
                 f"V must have shape ({self.shape[0]}, k), but its shape is {tuple(V.shape)}"
             )
         rows = V.T.contiguous()
-        blocks = [self._rows(block) for block in rows.split(_BATCH)] if len(rows) else [rows]
+        product = torch.empty_like(rows)
+        width = self._width() if len(rows) > 1 else 1
+        for begin in range(0, len(rows), width):
+            product[begin : begin + width] = self._block(rows[begin : begin + width])
         self.count += len(rows)
-        return torch.cat(blocks).T.contiguous()
+        return product.T.contiguous()
 
     def __matmul__(self, other: Tensor) -> Tensor:
         return self.matmat(other) if getattr(other, "ndim", 1) == 2 else self.matvec(other)
@@ -134,7 +150,7 @@ class CurvatureOperator:
         """The same operator for NumPy vectors, in SciPy's solvers and eigensolvers."""
 
         def multiply(x: Any) -> Any:
-            values = np.ascontiguousarray(x, dtype)
+            values = np.array(x, dtype, order="C")  # torch takes no read-only memory
             product = self @ torch.from_numpy(values).to(self.device)
             return product.cpu().numpy()
 
@@ -152,9 +168,13 @@ class CurvatureOperator:
             dtype=dtype,
         )
 
+    def graphs(self) -> Iterator[tuple[float, Graph]]:
+        """Weight and graph of each micro-batch; kept, or built again."""
+        return self._batches.graphs()
+
     def _multiply(self, parts: Sequence[Tensor], batch: int | None) -> Tensor:
         total: Tensor | None = None
-        for weight, graph in self._batches.graphs():
+        for weight, graph in self.graphs():
             product = self._parameters.join(graph.multiply(parts, batch is not None), batch)
             if total is None:
                 total = product if weight == 1 else product.mul_(weight)
@@ -168,20 +188,25 @@ class CurvatureOperator:
             product.addcmul_(self._diagonal, v)
         return product.add_(v, alpha=self._shift) if self._shift else product
 
-    def _rows(self, rows: Tensor) -> Tensor:
-        if self._vmap and len(rows) > 1:
+    def _block(self, rows: Tensor) -> Tensor:
+        if len(rows) > 1 and self._columns != 1:
             try:
                 product = self._multiply(self._parameters.split(rows), len(rows))
-            except RuntimeError:
-                self._vmap = False  # an operation of the model has no batched second derivative
+            except (
+                RuntimeError
+            ):  # an operation has no batched second derivative, or memory is short
+                self._columns = 1
             else:
                 return self._completed(product, rows)
-        return torch.stack(
-            [
-                self._completed(self._multiply(self._parameters.split(row), None), row)
-                for row in rows
-            ]
-        )
+        products = [self._multiply(self._parameters.split(row), None) for row in rows]
+        return self._completed(torch.stack(products), rows)
+
+    def _width(self) -> int:
+        if self._columns is None:
+            _, graph = next(iter(self.graphs()))
+            room = _SHARE * available_bytes(self.device) / max(1, held_bytes(graph.roots))
+            self._columns = max(1, min(_COLUMNS, _ENTRIES // self.shape[0], int(room)))
+        return self._columns
 
 
 class HessianOperator(CurvatureOperator):
@@ -243,9 +268,10 @@ class HessianOperator(CurvatureOperator):
         randomness: str = "refuse",
         allow_batch_norm: bool = False,
     ) -> None:
+        shift = finite_number(shift, "shift")
+        refuse_uncallable(loss_fn, "loss_fn")
         parameters = Parameters(params)
-        _refuse_uncallable(loss_fn, "loss_fn")
-        evaluate = _Evaluation(loss_fn, parameters, randomness)
+        evaluate = Evaluation(loss_fn, parameters, randomness)
 
         def make(batch: Any) -> Graph:
             loss = evaluate(batch)
@@ -301,15 +327,16 @@ class GaussNewtonOperator(CurvatureOperator):
         randomness: str = "refuse",
         allow_batch_norm: bool = False,
     ) -> None:
+        shift = finite_number(shift, "shift")
+        refuse_uncallable(outputs_fn, "outputs_fn")
+        refuse_uncallable(loss_fn, "loss_fn")
         parameters = Parameters(params)
-        _refuse_uncallable(loss_fn, "loss_fn")
 
         def both(*batch: Any) -> tuple[Any, Tensor]:
             outputs = outputs_fn(*batch)
             return outputs, loss_fn(outputs, *batch)
 
-        _refuse_uncallable(outputs_fn, "outputs_fn")
-        evaluate = _Evaluation(both, parameters, randomness)
+        evaluate = Evaluation(both, parameters, randomness)
 
         def make(batch: Any) -> Graph:
             outputs, loss = evaluate(batch)
@@ -318,23 +345,3 @@ class GaussNewtonOperator(CurvatureOperator):
 
         batches = MicroBatches(parameters, make, data, weights=weights, cache=cache)
         super().__init__(parameters, batches, shift=shift)
-
-
-class _Evaluation:
-    """Calls the user's function as the guards want it."""
-
-    def __init__(
-        self, function: Callable[..., Any], parameters: Parameters, randomness: str
-    ) -> None:
-        choice(randomness, "randomness", ("refuse", "freeze"))
-        self._function = function
-        self._randomness = Randomness(randomness, parameters.device)
-
-    def __call__(self, batch: Any) -> Any:
-        with self._randomness(), torch.enable_grad():
-            return self._function() if batch is WHOLE else self._function(batch)
-
-
-def _refuse_uncallable(function: Any, name: str) -> None:
-    if not callable(function):
-        raise TypeError(f"{name} must be a function to evaluate, not {type(function).__name__}")

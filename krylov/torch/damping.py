@@ -46,6 +46,8 @@ class LevenbergMarquardt:
             raise ValueError("increase must be at least 1, and decrease in (0, 1]")
         if not self.low <= self.high:
             raise ValueError("low must not be above high")
+        if not self.minimum <= self.maximum or not self.initial <= self.maximum:
+            raise ValueError("neither minimum nor initial may be above maximum")
 
     def after(self, damping: float, rho: float) -> float:
         """The next lambda; NaN stands for a step that was rejected or could not be judged."""

@@ -19,7 +19,11 @@ from krylov.workspace import Workspace
 __all__ = ["Candidate", "Directions", "ModelSolver", "Solver"]
 
 Solver = Literal["flexible_cg", "cg", "bicgstab"]
-_SOLVERS: dict[str, Callable[..., SolveResult]] = {"cg": cg, "flexible_cg": flexible_cg, "bicgstab": bicgstab}
+_SOLVERS: dict[str, Callable[..., SolveResult]] = {
+    "cg": cg,
+    "flexible_cg": flexible_cg,
+    "bicgstab": bicgstab,
+}
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,10 @@ class ModelSolver:
     def __init__(self, solver: Solver, stop: Callable[[Trace], Verdict], maxiter: int) -> None:
         self._solver, self._stop, self._maxiter = solver, stop, maxiter
         self._workspace: Workspace | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies: the workspace cannot be copied, and holds nothing that lasts."""
+        return {**self.__dict__, "_workspace": None}
 
     def __call__(
         self, operator: CurvatureOperator, gradient: Tensor, start: Tensor | None, M: Any

@@ -117,6 +117,20 @@ class Parameters:
             for tensor, data in zip(self.tensors, own, strict=True):
                 tensor.data = data
 
+    def mark(self) -> tuple[float, ...]:
+        """A few numbers that tell whether the tensors have been changed since.
+
+        What is written into ``tensor.data`` autograd does not see; on the CPU one entry is looked at for that.
+        """
+        last, probe = self.tensors[-1].detach(), 0.0
+        if self.device.type == "cpu" and last.numel():
+            probe = last.reshape(-1)[-1].item()
+        return (
+            probe if probe == probe else 0.0,  # NaN equals nothing
+            *(tensor._version for tensor in self.tensors),
+            *(tensor.data_ptr() for tensor in self.tensors),
+        )
+
     def spread(self, values: Mapping[int, float]) -> Tensor:
         """A vector that has the given number for all entries of a tensor, by the tensor's ``id``."""
         return torch.cat(
@@ -157,7 +171,8 @@ def _tensors(params: Iterable[Any] | Mapping[str, Tensor]) -> Iterable[Tensor]:
         raise TypeError("params must be an iterable of tensors: give model.parameters()")
     for entry in params.values() if isinstance(params, Mapping) else params:
         if isinstance(entry, Mapping):
-            yield from _tensors(entry["params"])
+            group = entry["params"]
+            yield from _tensors([group] if isinstance(group, Tensor) else group)
         elif isinstance(entry, tuple) and len(entry) == 2 and isinstance(entry[0], str):
             yield entry[1]
         elif isinstance(entry, Tensor):

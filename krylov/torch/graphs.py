@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from krylov.torch.flatten import Parameters
-from krylov.torch.guards import explained
+from krylov.torch.guards import explained, refuse_no_second, refuse_wrong_second
 from krylov.torch.losses import loss_hessian
+from krylov.torch.nodes import edge_of, inputs_of, walk
 
 __all__ = ["GaussNewtonGraph", "Graph", "HessianGraph", "output_tensors"]
 
@@ -43,15 +44,17 @@ class HessianGraph:
 
     def __init__(self, loss: Tensor, parameters: Parameters) -> None:
         self.loss = loss.detach()
-        self._tensors = parameters.tensors
-        with explained():
-            gradient = torch.autograd.grad(
+        self._tensors, self._device = parameters.tensors, parameters.device
+        with explained(self._device):
+            gradient: Parts = torch.autograd.grad(
                 loss, self._tensors, create_graph=True, allow_unused=True
             )
-        _refuse_unrelated(gradient, "the loss")
+        _refuse_unrelated(gradient, "the loss does")
         self.gradient: Parts = [None if g is None else g.detach() for g in gradient]
         self._varying = [i for i, g in enumerate(gradient) if g is not None and g.requires_grad]
         self._sources = [g for g in gradient if g is not None and g.requires_grad]
+        refuse_no_second(self._sources)
+        refuse_wrong_second(loss)
 
     @property
     def roots(self) -> list[Tensor]:
@@ -62,7 +65,7 @@ class HessianGraph:
         """H v."""
         if not self._sources:  # the loss is linear in the parameters
             return [None] * len(self._tensors)
-        with explained():
+        with explained(self._device):
             return torch.autograd.grad(
                 self._sources,
                 self._tensors,
@@ -77,37 +80,33 @@ class GaussNewtonGraph:
     """The graphs of ``u -> J^T u`` and of the loss at the outputs: products with ``J^T H_L J`` (Schraudolph 2002).
 
     The backward pass that makes the first graph is done with ``u = d loss / d outputs``, so it is the gradient too.
+    Only outputs that the loss is computed from count.
     """
 
     def __init__(self, loss: Tensor, outputs: Sequence[Tensor], parameters: Parameters) -> None:
         self.loss = loss.detach()
-        self._tensors = parameters.tensors
-        self.outputs = list(outputs)
-        for z in self.outputs:
-            if not z.requires_grad:
-                raise ValueError(
-                    "the outputs do not depend on the parameters: return them as the model gives them, "
-                    "not detached and not computed under torch.no_grad()"
-                )
-        with explained():
+        self._tensors, self._device = parameters.tensors, parameters.device
+        self.outputs, bypassed = _used(loss, outputs, self._tensors)
+        with explained(self._device):
             self.hessian = loss_hessian(loss, self.outputs)
             self._cotangents = [g.requires_grad_() for g in self.hessian.gradient]
-            pulled = torch.autograd.grad(
+            pulled: Parts = torch.autograd.grad(
                 self.outputs,
                 self._tensors,
                 self._cotangents,
                 create_graph=True,
                 allow_unused=True,
             )
-        _refuse_unrelated(pulled, "the outputs")
+        _refuse_unrelated(pulled, "the outputs do")
         self._varying = [i for i, g in enumerate(pulled) if g is not None and g.requires_grad]
         self._pulled = [g for g in pulled if g is not None and g.requires_grad]
-        if _bypassed(loss, self.outputs, self._tensors):
+        refuse_no_second(self._pulled)
+        if bypassed:
             # A penalty on the parameters within the loss: it counts in the gradient, not in the curvature.
-            gradient = torch.autograd.grad(
-                loss, self._tensors, retain_graph=True, allow_unused=True
-            )
-            self.gradient: Parts = gradient
+            with explained(self._device):
+                self.gradient: Parts = torch.autograd.grad(
+                    loss, self._tensors, retain_graph=True, allow_unused=True
+                )
         else:
             self.gradient = [None if g is None else g.detach() for g in pulled]
 
@@ -118,7 +117,7 @@ class GaussNewtonGraph:
 
     def push(self, v: Sequence[Tensor], batched: bool = False) -> Parts:
         """J v."""
-        with explained():
+        with explained(self._device):
             return torch.autograd.grad(
                 self._pulled,
                 self._cotangents,
@@ -133,7 +132,7 @@ class GaussNewtonGraph:
         given = [(z, w) for z, w in zip(self.outputs, u, strict=True) if w is not None]
         if not given:
             return [None] * len(self._tensors)
-        with explained():
+        with explained(self._device):
             return torch.autograd.grad(
                 [z for z, _ in given],
                 self._tensors,
@@ -145,41 +144,76 @@ class GaussNewtonGraph:
 
     def multiply(self, v: Sequence[Tensor], batched: bool = False) -> Parts:
         """J^T H_L J v."""
-        return self.pull(self.hessian.multiply(self.push(v, batched), batched), batched)
+        directions = self.push(v, batched)
+        with explained(self._device):
+            curved = self.hessian.multiply(directions, batched)
+        return self.pull(curved, batched)
 
 
 def output_tensors(outputs: Any) -> list[Tensor]:
-    """The tensors in what a model returns: a tensor, or a sequence or mapping of such."""
+    """The tensors in what a model returns: a tensor, or sequences and mappings of such; other things are passed over.
+
+    Raises
+    ------
+    TypeError
+        There is no tensor.
+    """
+    found = list(_tensors_in(outputs))
+    if not found:
+        raise TypeError(
+            f"outputs must be a tensor, or a sequence or mapping of tensors, not {type(outputs).__name__}"
+        )
+    return found
+
+
+def _tensors_in(outputs: Any) -> Iterable[Tensor]:
     if isinstance(outputs, Tensor):
-        return [outputs]
-    if isinstance(outputs, Mapping):
-        outputs = outputs.values()
-    if isinstance(outputs, Iterable):
-        return [tensor for entry in outputs for tensor in output_tensors(entry)]
-    raise TypeError(
-        f"outputs must be a tensor, or a sequence or mapping of tensors, not {type(outputs).__name__}"
-    )
+        yield outputs
+    elif isinstance(outputs, Mapping):
+        yield from _tensors_in(list(outputs.values()))
+    elif isinstance(outputs, Iterable) and not isinstance(outputs, str | bytes):
+        for entry in outputs:
+            yield from _tensors_in(entry)
 
 
-def _refuse_unrelated(gradient: Parts, what: str) -> None:
-    if all(g is None for g in gradient):
+def _used(
+    loss: Tensor, outputs: Sequence[Tensor], tensors: Sequence[Tensor]
+) -> tuple[list[Tensor], bool]:
+    """The outputs that the loss was computed from, each once, and whether parameters also reach it another way."""
+    ends = {edge_of(z): z for z in outputs if z.requires_grad}
+    if not ends:
         raise ValueError(
-            f"{what} does not depend on any of the parameters: are they those of this model, "
-            "and was it evaluated without torch.no_grad()?"
+            "the outputs do not depend on the parameters: return them as the model gives them, "
+            "not detached and not computed under torch.no_grad()"
+        )
+    leaves = {edge_of(t) for t in tensors}
+    reached, bypassed = [], False
+    for edge in walk([edge_of(loss)], ends):
+        if edge in ends:
+            reached.append(edge)
+        elif edge in leaves:
+            bypassed = True
+    if not reached:
+        raise ValueError(
+            "the loss does not depend on the outputs: return the very tensors that it was computed from"
+        )
+    if len(reached) > 1:
+        _refuse_nested(set(reached))
+    return [z for edge, z in ends.items() if edge in reached], bypassed
+
+
+def _refuse_nested(edges: set[Any]) -> None:
+    behind = [entry for node, _ in edges for entry in inputs_of(node)]
+    if not edges.isdisjoint(walk(behind)):
+        raise ValueError(
+            "an output of the model is computed from another one, and the loss uses both: return only those "
+            "that the others are computed from"
         )
 
 
-def _bypassed(loss: Tensor, outputs: Sequence[Tensor], tensors: Sequence[Tensor]) -> bool:
-    """Whether a parameter reaches the loss by a way that does not lead through the outputs."""
-    ends = {torch.autograd.graph.get_gradient_edge(z).node for z in outputs}
-    leaves = {torch.autograd.graph.get_gradient_edge(t).node for t in tensors} - ends
-    waiting, seen = [loss.grad_fn], set(ends)
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        if node in leaves:
-            return True
-        seen.add(node)
-        waiting.extend(parent for parent, _ in node.next_functions)
-    return False
+def _refuse_unrelated(gradient: Parts, what_does: str) -> None:
+    if all(g is None for g in gradient):
+        raise ValueError(
+            f"{what_does} not depend on any of the parameters: are they those of this model, "
+            "and were they used without torch.no_grad()?"
+        )

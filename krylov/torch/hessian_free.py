@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from krylov.checks import choice, finite_number, integer
+from krylov.checks import choice, finite_number, flag, integer
 from krylov.stopping import FixedIterations, QuadraticProgress, Trace, Verdict
 from krylov.torch.damping import LevenbergMarquardt
 from krylov.torch.directions import ModelSolver, Solver
@@ -29,6 +29,16 @@ from krylov.torch.tensors import arrays_of, tensors_of
 __all__ = ["HessianFree"]
 
 _KEY = "hessian_free"
+# Attributes that torch does not know of.
+_OWN = (
+    "_parameters",
+    "_method",
+    "_memory",
+    "_allow_batch_norm",
+    "_randomness",
+    "last_step",
+    "last_statistics",
+)
 
 
 class HessianFree(Optimizer):
@@ -57,7 +67,7 @@ class HessianFree(Optimizer):
         are long enough to pay for it; "jacobi" computes a diagonal in every step.
     preconditioner_options : mapping
         Keywords of `LBFGSPreconditioner` or `RitzPreconditioner`; for "nystrom" `m`, `worth`, `remeasure`; for "jacobi"
-        `diagonal` ("gauss_newton" or "fisher"), `power`, `probes`.
+        `diagonal` ("gauss_newton", the default with "ggn", or "fisher"), `power`, `probes`.
     damping : float or LevenbergMarquardt
         lambda of the first step, or the whole rule.
     stop : int or callable
@@ -71,8 +81,8 @@ class HessianFree(Optimizer):
     retries : int
         How often a rejected step is tried again at once with more damping; it costs no gradient.
     escape : bool or None
-        Whether a vanishing gradient or a stall is answered by a search for negative curvature (some products with the
-        Hessian). None: unless curvature is "ggn".
+        Whether a vanishing gradient or a rejected step is answered by a search for negative curvature (some products
+        with the Hessian). None: unless curvature is "ggn".
     randomness : {"refuse", "freeze"}
         What to do about a closure that draws random numbers: raise, or draw the same ones in all evaluations of a step.
     allow_batch_norm : bool
@@ -94,8 +104,9 @@ class HessianFree(Optimizer):
     ``step(closure)``: the closure returns the loss, or loss and outputs for the Gauss-Newton matrix; it must not call
     ``backward()`` and is called several times a step. ``step_batches`` takes separate samples.
 
-    Deviations from the printed algorithms: rho is the quotient of two negative numbers (the printed sign is wrong); the
-    last loss is computed anew when the evaluation sample is another one.
+    Deviations from the printed algorithms: rho is the quotient of two negative numbers (the printed sign is wrong), of
+    the step as learning rates have scaled it, which costs one product where they are not 1; the last loss is computed
+    anew when the evaluation sample is another one.
 
     Examples
     --------
@@ -133,24 +144,40 @@ class HessianFree(Optimizer):
         choice(curvature, "curvature", ("ggn", "hessian", "hybrid"))
         choice(solver, "solver", ("flexible_cg", "cg", "bicgstab"))
         choice(randomness, "randomness", ("refuse", "freeze"))
-        integer(seed, "seed", 0)
+        flag(allow_batch_norm, "allow_batch_norm")
+        if escape is not None:
+            flag(escape, "escape")
         if not 0 <= finite_number(warm_start, "warm_start") <= 1:
             raise ValueError(f"warm_start must be between 0 and 1, got {warm_start!r}")
-        if not isinstance(damping, LevenbergMarquardt):
-            damping = LevenbergMarquardt(initial=damping)
+        if armijo is not None and not isinstance(armijo, Armijo):
+            raise TypeError(f"armijo must be an Armijo, not {type(armijo).__name__}")
+        seed, maxiter, retries = (
+            integer(seed, "seed", 0),
+            integer(maxiter, "maxiter", 1),
+            integer(retries, "retries", 0),
+        )
+        rule, stopping = _damping(damping), _stopping(stop)
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
         self._parameters = Parameters(self.param_groups)
         self._method = Method(
             curvature,
-            ModelSolver(solver, _stopping(stop), integer(maxiter, "maxiter", 1)),
-            make_preconditioning(preconditioner, preconditioner_options or {}, curvature, seed),
-            damping,
+            ModelSolver(solver, stopping, maxiter),
+            make_preconditioning(
+                preconditioner,
+                preconditioner_options,
+                n=self._parameters.n,
+                dtype=self._parameters.dtype,
+                curvature=curvature,
+                solver=solver,
+                seed=seed,
+            ),
+            rule,
             armijo or Armijo(),
             Escape(seed) if escape or (escape is None and curvature != "ggn") else None,
             float(warm_start),
-            integer(retries, "retries", 0),
+            retries,
         )
-        self._memory = Memory(damping.initial)
+        self._memory = Memory(rule.initial)
         self._allow_batch_norm = allow_batch_norm
         self._randomness = Randomness(randomness, self._parameters.device)
         self.last_step: StepRecord | None = None
@@ -201,14 +228,26 @@ class HessianFree(Optimizer):
             The loss or its gradient is not finite to begin with; the parameters stay as they are.
         RuntimeError, TypeError, ValueError
             What the closure gives cannot be differentiated twice, with the cure; see `HessianOperator`.
+
+        Notes
+        -----
+        Whatever is raised, by the closure too, leaves parameters and damping as they were. Only a preconditioner may
+        have learnt from the run.
         """
         if closure is None:
             raise TypeError(
                 "HessianFree needs a closure that evaluates the loss: step(closure). A GradScaler calls step() "
                 "without one and cannot be used: take torch.autocast with dtype=torch.bfloat16, which needs no scaler"
             )
+        if not callable(closure):
+            raise TypeError(f"closure must be a function, not {type(closure).__name__}")
         samples = _samples(gradient, curvature, evaluation)
         parameters = self._parameters
+        if not all(tensor.requires_grad for tensor in parameters.tensors):
+            raise RuntimeError(
+                "a parameter has lost requires_grad since the optimizer was built: to freeze some, put them into a "
+                "group and set its lr to 0, or build a new optimizer"
+            )
         ledger = Ledger(parameters.n * parameters.dtype.itemsize)
         self._randomness.renew()
         objective = Objective(
@@ -218,6 +257,7 @@ class HessianFree(Optimizer):
             ledger,
             self._randomness,
             self._allow_batch_norm,
+            needs_outputs=self._method.curvature != "hessian",
         )
         memory = replace(self._memory)
         point, record, statistics = outer_iteration(
@@ -256,22 +296,50 @@ class HessianFree(Optimizer):
 
         Raises
         ------
-        KeyError, ValueError
-            The state is that of another optimizer, or of other parameters.
+        KeyError, TypeError, ValueError
+            The state is that of another optimizer, of other parameters, or damaged; nothing has changed then.
         """
         if _KEY not in state_dict:
             raise KeyError("this is not the state of a HessianFree optimizer")
         extra = arrays_of(state_dict[_KEY])
-        memory = Memory(**extra["memory"])
+        if missing := {"memory", "preconditioning"} - extra.keys():
+            raise ValueError(f"the state of HessianFree has no {', '.join(sorted(missing))}")
+        memory = self._restored(extra["memory"])
+        before = super().state_dict()
+        super().load_state_dict({k: v for k, v in state_dict.items() if k != _KEY})
+        try:
+            self._method.preconditioning.load_state_dict(extra["preconditioning"])
+        except BaseException:
+            super().load_state_dict(before)
+            raise
+        self._memory = memory
+
+    def _restored(self, saved: Mapping[str, Any]) -> Memory:
+        names = {f.name for f in fields(Memory)}
+        if wrong := names ^ saved.keys():
+            raise ValueError(f"the state of HessianFree does not fit: {', '.join(sorted(wrong))}")
+        memory = Memory(**saved)
+        finite_number(memory.damping, "damping")
+        finite_number(memory.largest_gradient, "largest_gradient")
+        integer(memory.steps, "steps", 0)
+        integer(memory.searched, "searched")
+        flag(memory.met_negative, "met_negative")
+        flag(memory.rejected, "rejected")
         if memory.direction is not None:
+            if not isinstance(memory.direction, Tensor):
+                raise TypeError(
+                    f"direction must be a tensor, not {type(memory.direction).__name__}"
+                )
             if memory.direction.shape != (self._parameters.n,):
                 raise ValueError(
                     f"the state has {memory.direction.numel()} parameters, this optimizer {self._parameters.n}"
                 )
             memory.direction = memory.direction.to(self._parameters.device, self._parameters.dtype)
-        super().load_state_dict({k: v for k, v in state_dict.items() if k != _KEY})
-        self._method.preconditioning.load_state_dict(extra["preconditioning"])
-        self._memory = memory
+        return memory
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies: torch's own leaves out what a subclass has added."""
+        return {**super().__getstate__(), **{k: self.__dict__[k] for k in _OWN}}
 
     def _entries(self, name: str, neutral: float) -> Tensor | None:
         """A group option for each entry of the vector; None where all groups have the neutral value."""
@@ -281,12 +349,20 @@ class HessianFree(Optimizer):
         return self._parameters.spread(values)
 
 
-def _stopping(stop: int | Callable[[Trace], Verdict] | None) -> Callable[[Trace], Verdict]:
+def _damping(damping: Any) -> LevenbergMarquardt:
+    if isinstance(damping, LevenbergMarquardt):
+        return damping
+    if finite_number(damping, "damping") < 0:
+        raise ValueError(f"damping must not be negative, got {damping!r}")
+    return LevenbergMarquardt(initial=float(damping))
+
+
+def _stopping(stop: Any) -> Callable[[Trace], Verdict]:
     if stop is None:
         return QuadraticProgress()
-    if callable(stop):
-        return stop
-    return FixedIterations(stop)
+    if isinstance(stop, type):
+        raise TypeError(f"stop must be a rule, not a class: give {stop.__name__}(...)")
+    return stop if callable(stop) else FixedIterations(integer(stop, "stop", 1))
 
 
 def _samples(gradient: Any, curvature: Any, evaluation: Any) -> Samples:
@@ -296,12 +372,17 @@ def _samples(gradient: Any, curvature: Any, evaluation: Any) -> Samples:
     if gradient is None and (curvature is not None or evaluation is not None):
         raise ValueError("give the gradient sample too: step_batches(closure, gradient=...)")
     sizes = [sum(1 if b is WHOLE else sample_count(b) for b in s) for s in (first, second, third)]
+    for name, size in zip(("gradient", "curvature", "evaluation"), sizes, strict=True):
+        if not size:
+            raise ValueError(f"{name} holds no samples: its batches are empty")
     return Samples(first, second, third, (sizes[0], sizes[1], sizes[2]))
 
 
 def _batches(sample: Iterable[Any], name: str) -> Sequence[Any]:
-    if isinstance(sample, Tensor):
-        raise TypeError(f"{name} must be an iterable of batches: give [batch]")
+    if isinstance(sample, Tensor) or not isinstance(sample, Iterable):
+        raise TypeError(
+            f"{name} must be an iterable of batches, not {type(sample).__name__}: give [batch]"
+        )
     batches = list(sample)
     if not batches:
         raise ValueError(f"{name} is empty: it must have at least one batch")

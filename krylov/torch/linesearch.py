@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from krylov.checks import integer, number
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -57,12 +59,10 @@ class Armijo:
     trials: int = 20
 
     def __post_init__(self) -> None:
-        if not 0 < self.c < 1:
-            raise ValueError(f"c must be in (0, 1), got {self.c!r}")
-        if not 0 < self.factor < 1:
-            raise ValueError(f"factor must be in (0, 1), got {self.factor!r}")
-        if self.trials < 1:
-            raise ValueError(f"trials must be at least 1, got {self.trials!r}")
+        for name in ("c", "factor"):
+            if not 0 < number(getattr(self, name), name) < 1:
+                raise ValueError(f"{name} must be in (0, 1), got {getattr(self, name)!r}")
+        integer(self.trials, "trials", 1)
 
     def search(
         self, before: float, slope: float, at_one: float, loss_at: Callable[[float], float]
@@ -79,9 +79,10 @@ class Armijo:
             ``loss_at(alpha)``.
         """
         alpha, loss = 1.0, at_one
-        for _ in range(self.trials):
+        for trial in range(self.trials):
+            if trial:
+                alpha *= self.factor
+                loss = loss_at(alpha)
             if loss <= before + self.c * alpha * min(slope, 0.0) and loss < before:
                 return alpha, loss
-            alpha *= self.factor
-            loss = loss_at(alpha)
         return 0.0, before

@@ -36,8 +36,9 @@ def _saved(node: Any) -> Iterable[Tensor]:
                 value = getattr(node, name)
             except RuntimeError:  # overwritten in the meantime: the product itself will say so
                 continue
-            if isinstance(value, Tensor):
-                yield value
+            for entry in value if isinstance(value, list | tuple) else [value]:
+                if isinstance(entry, Tensor):
+                    yield entry
 
 
 def available_bytes(device: torch.device) -> int:
@@ -52,7 +53,11 @@ def available_bytes(device: torch.device) -> int:
         group = Path("/sys/fs/cgroup")
         limit = (group / "memory.max").read_text().strip()
         if limit != "max":
-            found.append(int(limit) - int((group / "memory.current").read_text()))
-    except (OSError, ValueError):
+            statistics = dict(
+                line.split() for line in (group / "memory.stat").read_text().splitlines()
+            )
+            used = int((group / "memory.current").read_text())
+            found.append(int(limit) - used + int(statistics["inactive_file"]))  # which gives way
+    except (OSError, ValueError, KeyError):
         pass
     return max(0, min(found))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -20,6 +21,11 @@ __all__ = ["Curvature", "Objective"]
 
 Curvature = Literal["ggn", "hessian"]
 Batches = Sequence[Any]
+
+_BACKWARD = (
+    "the closure must not call backward(): HessianFree differentiates the loss itself. Return the loss, or loss and "
+    "outputs, and leave out backward() and zero_grad()"
+)
 
 
 class Objective:
@@ -39,6 +45,8 @@ class Objective:
         Sees to equal random numbers in all evaluations.
     allow_batch_norm : bool
         See `HessianOperator`.
+    needs_outputs : bool
+        Whether the closure must give outputs, even where this evaluation can do without.
     """
 
     def __init__(
@@ -49,10 +57,11 @@ class Objective:
         ledger: Ledger,
         randomness: Randomness,
         allow_batch_norm: bool,
+        needs_outputs: bool = False,
     ) -> None:
         self._closure, self.parameters, self._decay = closure, parameters, decay
         self._ledger, self._randomness = ledger, randomness
-        self._allow_batch_norm = allow_batch_norm
+        self._allow_batch_norm, self._needs_outputs = allow_batch_norm, needs_outputs
 
     def loss(self, batches: Batches) -> float:
         """At the present parameters, penalty included; NaN where it overflows."""
@@ -86,45 +95,61 @@ class Objective:
 
         Micro-batches that are in both (the same objects) are evaluated once: their graphs give the gradient too.
         """
-        in_gradient = {id(batch) for batch in gradient}
-        in_curvature = {id(batch) for batch in curvature}
-        observer = statistics  # only while the sample is first read
+        shared = _nested(curvature, gradient)
+        observer = statistics if shared else None  # only while the sample is first read
 
         def make(batch: Any) -> Graph:
             graph = self._graph(batch, kind)
-            if observer is not None and id(batch) in in_gradient:
+            if observer is not None:
                 observer.add(self.parameters.join(graph.gradient), _count(batch))
             return graph
 
         counts = [_count(batch) for batch in curvature]
-        seen = sum(counts)
-        with self._ledger.part("curvature"):
-            weights = [count / seen for count in counts]
+        worked = sum(counts)
+        with self._ledger.part("curvature"), self._without_backward():
+            weights = [count / worked for count in counts]
             graphs = MicroBatches(self.parameters, make, curvature, weights=weights)
-            self._ledger.spend("gradient", seen)
         observer = None
         operator = CurvatureOperator(self.parameters, graphs, diagonal=self._decay)
-        value, g = graphs.loss, graphs.gradient
-        with self._ledger.part("gradient"):
-            if not in_curvature <= in_gradient:
-                value, g, seen = 0.0, torch.zeros_like(g), 0
-                in_curvature = set()
+        value, g, seen = graphs.loss, graphs.gradient, worked
+        done = {id(batch) for batch in curvature}
+        if not shared:
+            value, g, seen, done = 0.0, torch.zeros_like(g), 0, set()
+        with self._ledger.part("gradient"), self._without_backward():
             for batch in gradient:
-                if id(batch) in in_curvature:
+                if id(batch) in done:
                     continue
                 loss, parts = self._differentiate(batch)
                 count, vector = _count(batch), self.parameters.join(parts)
                 if statistics is not None:
                     statistics.add(vector, count)
                 seen += count
+                worked += count
                 value += (loss - value) * (count / seen)
                 g = torch.lerp(g, vector, count / seen)
-                self._ledger.spend("gradient", count)
+        self._ledger.spend("gradient", worked)
         if self._decay is not None:
             point = self.parameters.read()
             value += self._penalty(point)
             g = g.addcmul(self._decay, point)
         return value, g, operator
+
+    @contextmanager
+    def _without_backward(self) -> Iterator[None]:
+        """Within, a backward pass that would accumulate into the parameters' gradients raises."""
+
+        def refuse(_: Tensor) -> None:
+            raise RuntimeError(_BACKWARD)
+
+        hooks = [
+            t.register_post_accumulate_grad_hook(refuse)  # type: ignore[no-untyped-call]
+            for t in self.parameters.tensors
+        ]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
 
     def _penalty(self, point: Tensor) -> float:
         assert self._decay is not None
@@ -134,23 +159,25 @@ class Objective:
         with self._randomness(), torch.enable_grad():
             loss, outputs = self._call(batch)
             refuse_unfit(loss, allow_batch_norm=self._allow_batch_norm)
+            if outputs is None and (kind == "ggn" or self._needs_outputs):
+                raise ValueError(
+                    "the Gauss-Newton matrix needs the outputs of the model: return (loss, outputs) from the closure, "
+                    "or take curvature='hessian'"
+                )
             if kind == "hessian":
                 return HessianGraph(loss, self.parameters)
-            if outputs is None:
-                raise ValueError(
-                    "curvature='ggn' needs the outputs of the model: return (loss, outputs) from the closure, or "
-                    "take curvature='hessian'"
-                )
             return GaussNewtonGraph(loss, output_tensors(outputs), self.parameters)
 
     def _differentiate(self, batch: Any) -> tuple[float, Sequence[Tensor | None]]:
         with self._randomness(), torch.enable_grad(), explained():
             loss, _ = self._call(batch)
-            return float(loss), torch.autograd.grad(
+            return float(loss.detach()), torch.autograd.grad(
                 loss, self.parameters.tensors, allow_unused=True
             )
 
     def _call(self, batch: Any) -> tuple[Tensor, Any]:
+        # It may hold casts of the parameters from when they had other values.
+        torch.clear_autocast_cache()
         result = self._closure() if batch is WHOLE else self._closure(batch)
         if isinstance(result, tuple):
             if len(result) != 2:
@@ -167,3 +194,9 @@ class Objective:
 
 def _count(batch: Any) -> int:
     return 1 if batch is WHOLE else sample_count(batch)
+
+
+def _nested(inner: Batches, outer: Batches) -> bool:
+    """Whether the micro-batches of one sample are among those of the other, each once."""
+    a, b = {id(batch) for batch in inner}, {id(batch) for batch in outer}
+    return a <= b and len(a) == len(inner) and len(b) == len(outer)

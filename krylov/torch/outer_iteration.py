@@ -70,13 +70,15 @@ class Memory:
     direction : Tensor or None
         d_N of the last run.
     met_negative : bool
-        Whether the last run met negative curvature.
+        Whether a run of the last step met negative curvature.
     largest_gradient : float
         Norm.
     steps : int
         Done so far.
     searched : int
         Step of the last search for negative curvature.
+    rejected : bool
+        Whether the last step was.
     """
 
     damping: float
@@ -85,6 +87,7 @@ class Memory:
     largest_gradient: float = 0.0
     steps: int = 0
     searched: int = -_PATIENCE
+    rejected: bool = False
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,7 @@ class _Trial:
     step: Tensor
     rho: float
     loss: float
+    negative_curvature: bool  # in this run or one before it in the same step
 
 
 def outer_iteration(
@@ -135,27 +139,31 @@ def outer_iteration(
         samples.gradient, samples.curvature, kind, statistics
     )
     _refuse_non_finite(value, gradient)
-    before = value if samples.evaluation is samples.gradient else objective.loss(samples.evaluation)
+    before = value
+    if samples.evaluation is not samples.gradient:
+        before = objective.loss(samples.evaluation)
+        _refuse_non_finite(before)
     norm = float(torch.linalg.vector_norm(gradient, dtype=torch.float64))
     memory.largest_gradient = max(memory.largest_gradient, norm)
     memory.steps += 1
     iteration = _Iteration(method, memory, objective, ledger, samples, point, scale, before)
     found = iteration.escape(operator, gradient, norm, kind)
     if found is not None:
-        memory.direction = None
+        memory.direction, memory.met_negative, memory.rejected = None, False, False
         return found[0], iteration.record(kind, norm, None, 1.0, found[1], escapes=1), statistics
     trial = iteration.solve(operator, gradient, kind) if norm > 0 else None
-    memory.met_negative = trial is not None and trial.directions.negative_curvature
+    memory.met_negative = trial is not None and trial.negative_curvature
     if trial is None or not trial.loss < before:
-        memory.direction = None
+        memory.direction, memory.rejected = None, True
         return point, iteration.record(kind, norm, trial, 0.0, before), statistics
     slope = float(gradient.double() @ trial.step.double())
     alpha, after = method.armijo.search(
         before, slope, trial.loss, lambda a: iteration.loss_along(a * trial.step)
     )
-    memory.damping = method.damping.after(trial.damping, trial.rho)
+    memory.rejected = not alpha  # no length was good enough
+    memory.damping = method.damping.after(trial.damping, trial.rho if alpha else math.nan)
     last = trial.directions.candidates[-1]
-    memory.direction = last.step if last.iteration > 0 else None
+    memory.direction = last.step if alpha and last.iteration > 0 else None
     record = iteration.record(kind, norm, trial, alpha, after)
     return (point + alpha * trial.step if alpha else point), record, statistics
 
@@ -174,20 +182,27 @@ class _Iteration:
     before: float
 
     def loss_along(self, step: Tensor) -> float:
-        """L after a step."""
-        return self.objective.loss_at(self.point + step, self.samples.evaluation)
+        """L after a step; NaN where it is not finite: a loss of minus infinity is no progress."""
+        loss = self.objective.loss_at(self.point + step, self.samples.evaluation)
+        return loss if math.isfinite(loss) else math.nan
 
     def solve(self, operator: CurvatureOperator, gradient: Tensor, kind: Curvature) -> _Trial:
         """Run the solver with more and more damping until the loss decreases, or patience ends."""
         method, memory = self.method, self.memory
+        negative = False
         for attempt in range(method.retries + 1):
             damping = memory.damping
             directions = self._run(operator, gradient, kind, damping)
+            negative = negative or directions.negative_curvature
             candidates = [self._scaled(c.step) for c in directions.candidates]
             chosen, loss = backtrack(candidates, self.loss_along)
             best, last = directions.candidates[chosen], directions.candidates[-1]
-            rho = (loss - self.before) / last.value if last.value < 0 else math.nan
-            trial = _Trial(directions, damping, best.iteration, candidates[chosen], rho, loss)
+            value = last.value
+            if self.scale is not None and last.iteration > 0:
+                value = self._model(operator, gradient, kind, candidates[-1])
+            rho = (loss - self.before) / value if value < 0 else math.nan
+            step = candidates[chosen]
+            trial = _Trial(directions, damping, best.iteration, step, rho, loss, negative)
             if loss < self.before or attempt == method.retries:
                 break
             memory.direction = None
@@ -206,6 +221,8 @@ class _Iteration:
         with self.ledger.part("precondition"):
             operator.shift = 0.0
             M = method.preconditioning.prepare(operator, damping)
+            if probes := method.preconditioning.probes:
+                self.ledger.spend("probe", self.samples.sizes[1] * probes)
         operator.shift = damping
         with self.ledger.part("solve"):
             directions = method.solve(operator, gradient, start, M)
@@ -216,13 +233,22 @@ class _Iteration:
     def _scaled(self, step: Tensor) -> Tensor:
         return step if self.scale is None else step * self.scale
 
+    def _model(
+        self, operator: CurvatureOperator, gradient: Tensor, kind: Curvature, step: Tensor
+    ) -> float:
+        """The value of the model at a step that learning rates have scaled: the solver knows that of its iterates."""
+        with self.ledger.part("solve"):
+            product = operator @ step
+        self.ledger.spend(kind, self.samples.sizes[1], 1)
+        return float(step.double() @ (gradient.double() + product.double() / 2))
+
     def escape(
         self, operator: CurvatureOperator, gradient: Tensor, norm: float, kind: Curvature
     ) -> tuple[Tensor, float] | None:
         """A lower point along negative curvature, where the gradient says nothing."""
         method, memory = self.method, self.memory
-        calm = norm <= _CALM * memory.largest_gradient or norm == 0
-        if method.escape is None or not calm or memory.steps < memory.searched + _PATIENCE:
+        stuck = memory.rejected or norm <= _CALM * memory.largest_gradient
+        if method.escape is None or not stuck or memory.steps < memory.searched + _PATIENCE:
             return None
         memory.searched = memory.steps
         if kind != "hessian":
@@ -231,9 +257,10 @@ class _Iteration:
             )
         operator.shift = 0.0
         before = operator.count
+        movable = None if self.scale is None else self.scale != 0
         with self.ledger.part("escape"):
             found = method.escape.search(
-                operator, gradient, self.before, self.point, self.loss_along, memory.steps
+                operator, gradient, self.before, self.point, self.loss_along, memory.steps, movable
             )
         self.ledger.spend("hessian", self.samples.sizes[1], operator.count - before)
         return found
@@ -264,7 +291,7 @@ class _Iteration:
             products=ledger.products,
             evaluations=ledger.counts["loss"],
             candidate=0 if trial is None else trial.candidate,
-            negative_curvature=trial is not None and trial.directions.negative_curvature,
+            negative_curvature=trial is not None and trial.negative_curvature,
             escapes=escapes,
             gradient_samples=sizes[0],
             curvature_samples=sizes[1],
@@ -277,13 +304,13 @@ class _Iteration:
         )
 
 
-def _refuse_non_finite(value: float, gradient: Tensor) -> None:
+def _refuse_non_finite(value: float, gradient: Tensor | None = None) -> None:
     if not math.isfinite(value):
         raise FloatingPointError(
             f"the loss is {value} before the step: a batch or the parameters hold NaN or infinity, or the model "
             "overflows. The parameters are as they were"
         )
-    if not bool(torch.isfinite(gradient).all()):
+    if gradient is not None and not bool(torch.isfinite(gradient).all()):
         raise FloatingPointError(
             "the gradient has entries that are NaN or infinite though the loss is finite (a square root or logarithm "
             "at zero?). The parameters are as they were"

@@ -14,7 +14,7 @@ from krylov.outcome import Outcome
 __all__ = ["GRADIENTS", "Ledger", "StepRecord"]
 
 #: Floating-point work in gradients of the same samples, for chains of layers (forward 1, backward 2).
-GRADIENTS = {"loss": 1 / 3, "gradient": 1.0, "ggn": 4 / 3, "hessian": 2.0}
+GRADIENTS = {"loss": 1 / 3, "gradient": 1.0, "ggn": 4 / 3, "hessian": 2.0, "probe": 2 / 3}
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,8 @@ class StepRecord:
     gradient_equivalents : float
         The same in gradients of the gradient sample.
     collectives, bytes : int
-        All-reduces that shards of the data would need (one a gradient, a product, a loss), and their payload.
+        All-reduces that shards of the data would need (one a gradient, a product, a loss, a diagonal), and their
+        payload.
     seconds : dict
         By part: "gradient", "curvature", "precondition", "solve", "evaluate", "total".
     """

@@ -46,8 +46,12 @@ class Escape:
         point: Tensor,
         loss_along: Callable[[Tensor], float],
         step: int,
+        movable: Tensor | None = None,
     ) -> tuple[Tensor, float] | None:
-        """A lower point and the loss there; None where the curvature is not negative or leads to none."""
+        """A lower point and the loss there; None where the curvature is not negative or leads to none.
+
+        Entries that are not `movable` stay as they are.
+        """
         rng = np.random.default_rng((self._seed, step))
         matrix = operator.to_scipy()
         start = rng.standard_normal(operator.shape[0]).astype(matrix.dtype)
@@ -55,6 +59,8 @@ class Escape:
         if lowest is None or not lowest.value < -_ROUNDING[operator.dtype] * lowest.scale:
             return None
         direction = torch.from_numpy(lowest.vector.astype(matrix.dtype)).to(gradient)
+        if movable is not None:
+            direction *= movable
         if float(direction.double() @ gradient.double()) > 0:
             direction = -direction
         reach = max(1.0, float(torch.linalg.vector_norm(point, dtype=torch.float64)))

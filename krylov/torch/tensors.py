@@ -18,7 +18,7 @@ def tensors_of(state: Any) -> Any:
     if isinstance(state, np.ndarray):
         values = np.ascontiguousarray(state)
         data = torch.from_numpy(values.reshape(-1).view(np.uint8).copy())
-        return {_MARK: values.dtype.str, "shape": list(values.shape), "bytes": data}
+        return {_MARK: values.dtype.str, "shape": list(state.shape), "bytes": data}
     if isinstance(state, Mapping):
         return {key: tensors_of(value) for key, value in state.items()}
     if isinstance(state, list | tuple):
@@ -29,7 +29,7 @@ def tensors_of(state: Any) -> Any:
 def arrays_of(state: Any) -> Any:
     """The inverse of `tensors_of`."""
     if isinstance(state, Mapping):
-        if _MARK in state:
+        if state.keys() == {_MARK, "shape", "bytes"}:
             data = state["bytes"].cpu().numpy()
             return data.view(np.dtype(state[_MARK])).reshape(state["shape"]).copy()
         return {key: arrays_of(value) for key, value in state.items()}

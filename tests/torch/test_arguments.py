@@ -1,0 +1,136 @@
+"""Whatever is wrong with an argument of `HessianFree` is said before any work, by its name."""
+
+# ruff: noqa: E402  (without torch nothing below can be imported)
+from __future__ import annotations
+
+import math
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import krylov.torch as kt
+
+ODD = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=5),
+    st.binary(max_size=3),
+    st.lists(st.integers(), max_size=2),
+    st.dictionaries(st.text(max_size=3), st.integers(), max_size=2),
+    st.complex_numbers(),
+    st.just(object()),
+    st.just(kt.Armijo),
+)
+NAMES = [
+    "lr",
+    "weight_decay",
+    "curvature",
+    "solver",
+    "preconditioner",
+    "preconditioner_options",
+    "damping",
+    "stop",
+    "maxiter",
+    "warm_start",
+    "armijo",
+    "retries",
+    "escape",
+    "randomness",
+    "allow_batch_norm",
+    "seed",
+]
+
+
+def parameter():
+    return torch.ones(2, requires_grad=True)
+
+
+def is_number(value):
+    return isinstance(value, (bool, int, float)) and math.isfinite(value)
+
+
+def at_least(least):
+    return lambda value: isinstance(value, int) and value >= least
+
+
+VALID = {
+    "lr": lambda v: is_number(v) and v >= 0,
+    "weight_decay": lambda v: is_number(v) and v >= 0,
+    "curvature": lambda v: v in ("ggn", "hessian", "hybrid"),
+    "solver": lambda v: v in ("flexible_cg", "cg", "bicgstab"),
+    "preconditioner": lambda v: v is None,
+    "preconditioner_options": lambda v: v is None or v == {},
+    "damping": lambda v: is_number(v) and 0 <= v <= 1e12,
+    "stop": lambda v: v is None or at_least(1)(v),
+    "maxiter": at_least(1),
+    "warm_start": lambda v: is_number(v) and 0 <= v <= 1,
+    "armijo": lambda v: v is None,
+    "retries": at_least(0),
+    "escape": lambda v: v is None or isinstance(v, bool),
+    "randomness": lambda v: v in ("refuse", "freeze"),
+    "allow_batch_norm": lambda v: isinstance(v, bool),
+    "seed": at_least(0),
+}
+
+
+def accepted(test, value):
+    try:
+        return bool(test(value))
+    except (TypeError, OverflowError):
+        return False
+
+
+@pytest.mark.parametrize("name", NAMES)
+@settings(deadline=None)  # the first optimizer makes torch import its compiler
+@given(value=ODD)
+def test_odd_values_are_named(name, value):
+    if accepted(VALID[name], value):
+        kt.HessianFree([parameter()], **{name: value})
+        return
+    with pytest.raises((TypeError, ValueError)) as caught:
+        kt.HessianFree([parameter()], **{name: value})
+    shown = {"damping": "damping|initial", "preconditioner_options": "preconditioner"}
+    assert any(word in str(caught.value) for word in shown.get(name, name).split("|"))
+
+
+@pytest.mark.parametrize("name", ["lr", "weight_decay"])
+@settings(deadline=None)  # the first optimizer makes torch import its compiler
+@given(value=ODD)
+def test_odd_values_of_groups_are_named(name, value):
+    groups = [{"params": [parameter()]}, {"params": [parameter()], name: value}]
+    if accepted(VALID[name], value):
+        kt.HessianFree(groups)
+        return
+    with pytest.raises((TypeError, ValueError), match=name):
+        kt.HessianFree(groups)
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ([], "empty parameter list"),
+        (torch.ones(2, requires_grad=True), "params"),
+        ([1, 2], "optimize|params"),
+        ([torch.ones(2)], "requires gradients"),
+        ([torch.ones(2, dtype=torch.bfloat16, requires_grad=True)], "float32 or float64"),
+        ([torch.ones(2, dtype=torch.complex64, requires_grad=True)], "float32 or float64"),
+        (torch.nn.Linear(2, 2), "not iterable|params"),
+    ],
+    ids=str,
+)
+def test_odd_parameters_are_named(params, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        kt.HessianFree(params)
+
+
+def test_unknown_arguments_are_refused():
+    with pytest.raises(TypeError, match="momentum"):
+        kt.HessianFree([parameter()], momentum=0.9)
+    with pytest.raises(TypeError):
+        kt.HessianFree([parameter()], 0.1)  # which one would that be?
