@@ -1,0 +1,371 @@
+"""Sainath et al. (2013): L-BFGS-preconditioned flexible CG and growing samples, at our size.
+
+Plain GN-CG takes the full gradient and a fixed curvature sample, and stops CG by Martens' rule. Each variant changes
+one thing or all: a preconditioner that learns from run to run, and samples that grow. All start from the same weights,
+are judged on the same held-out samples, and are timed until they reach the held-out loss that plain GN-CG has at the
+end.
+
+    python bench/papers/sainath2013.py [--experiment deep|autoencoder|speech] [--seeds 3] [--data DIR] [--quick]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from common import (
+    console,
+    crossing,
+    curves,
+    experiment_options,
+    mnist,
+    save,
+    show,
+    split,
+    spread,
+    verdict,
+)
+from speech import CLASSES, CONTEXT, FEATURES, speech
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import krylov.torch as kt
+from krylov.torch.record import GRADIENTS
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+#: Samples of a micro-batch.
+_BATCH = 1000
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Data, model and budget.
+
+    Attributes
+    ----------
+    samples : callable
+        ``samples(data, seed)``: training inputs and targets, held-out inputs and targets, groups or None.
+    model : callable
+        ``model(seed)``.
+    loss : callable
+        Mean loss of outputs and targets.
+    curvature : int
+        Samples for products, at most.
+    steps : int
+        Outer iterations of plain GN-CG.
+    damping : float
+        lambda of the first.
+    variants : tuple of str
+        What is compared.
+    bars : dict
+        Least saving of gradient-equivalents in CG, or least ratio of total times, by variant.
+    """
+
+    samples: Callable[[Path, int], tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]]
+    model: Callable[[int], nn.Module]
+    loss: Loss
+    curvature: int
+    steps: int
+    damping: float
+    variants: tuple[str, ...]
+    bars: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What is changed against plain GN-CG."""
+
+    preconditioner: str | None = None
+    options: dict[str, Any] | None = None
+    gradient: str = "full"
+    curvature: str = "full"
+    stop: int | None = None
+
+
+PLAIN = "plain GN-CG"
+TEXTBOOK = {"scale": "newest", "carry": False, "refresh": False}
+VARIANTS = {
+    PLAIN: Variant(),
+    "L-BFGS 32, textbook": Variant("lbfgs", {"m": 32, **TEXTBOOK}),
+    "L-BFGS 16": Variant("lbfgs", {"m": 16}),
+    "L-BFGS 32": Variant("lbfgs", {"m": 32}),
+    "L-BFGS 64": Variant("lbfgs", {"m": 64}),
+    "Ritz 16": Variant("ritz", {"m": 16}),
+    "Ritz 32": Variant("ritz", {"m": 32}),
+    "geometric samples": Variant(gradient="geometric", curvature="geometric"),
+    "variance samples": Variant(gradient="variance", curvature="variance"),
+    "Ritz 32 + geometric": Variant("ritz", {"m": 32}, "geometric", "geometric"),
+    "Ritz 32 + geometric, then variance": Variant("ritz", {"m": 32}, "both", "both"),
+    "Ritz 32 + geometric, 10 iterations": Variant("ritz", {"m": 32}, "geometric", "geometric", 10),
+}
+_ALL = tuple(VARIANTS)
+#: First size of a growing sample, as a share of the largest; factors of the paper.
+_FIRST = {"gradient": 0.1, "curvature": 0.1}
+_FACTOR = {"gradient": 1.2, "curvature": 1.3}
+_THETA = 0.25
+
+
+def _mnist_samples(train: int, held_out: int, reconstruct: bool) -> Callable[..., Any]:
+    def samples(data: Path, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor, None]:
+        pixels, labels = mnist(data)
+        ours, held = split(len(pixels), train, held_out, seed=seed)
+        targets = pixels if reconstruct else labels
+        return pixels[ours], targets[ours], pixels[held], targets[held], None
+
+    return samples
+
+
+def _speech_samples(data: Path, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    ours, held = speech(100_000, 5_000, seed)
+    utterances = torch.from_numpy(ours.utterances)
+    return ours.inputs, ours.labels, held.inputs, held.labels, utterances
+
+
+def _reconstruction(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy of an image, in nats."""
+    return F.binary_cross_entropy_with_logits(outputs, targets) * targets.shape[1]
+
+
+EXPERIMENTS = {
+    "deep": Experiment(
+        samples=_mnist_samples(10_000, 2_000, False),
+        model=lambda seed: kt.mlp(784, 10, (512, 512, 512), init="xavier", seed=seed),
+        loss=F.cross_entropy,
+        curvature=1_000,
+        steps=9,
+        damping=0.02,
+        variants=_ALL,
+        bars={
+            "L-BFGS 32": 0.22,
+            "Ritz 32": 0.45,
+            "Ritz 32 + geometric": 2.3,
+        },
+    ),
+    "autoencoder": Experiment(
+        samples=_mnist_samples(10_000, 2_000, True),
+        model=lambda seed: kt.autoencoder(784, seed=seed),
+        loss=_reconstruction,
+        curvature=500,
+        steps=15,
+        damping=50.0,
+        variants=(
+            PLAIN,
+            "L-BFGS 32",
+            "Ritz 32",
+            "Ritz 32 + geometric",
+            "Ritz 32 + geometric, 10 iterations",
+        ),
+        bars={"L-BFGS 32": 0.22, "Ritz 32": 0.45, "Ritz 32 + geometric": 2.3},
+    ),
+    "speech": Experiment(
+        samples=_speech_samples,
+        model=lambda seed: kt.mlp(
+            CONTEXT * FEATURES, CLASSES, (512, 512, 512), init="xavier", seed=seed
+        ),
+        loss=F.cross_entropy,
+        curvature=4_000,
+        steps=7,
+        damping=0.02,
+        variants=(PLAIN, "Ritz 32", "Ritz 32 + geometric"),
+        bars={"Ritz 32 + geometric": 1.5},
+    ),
+}
+
+
+def _quick(experiment: Experiment) -> Experiment:
+    def samples(data: Path, seed: int) -> Any:
+        x, y, held_x, held_y, groups = experiment.samples(data, seed)
+        return (
+            x[:1000],
+            y[:1000],
+            held_x[:200],
+            held_y[:200],
+            None if groups is None else groups[:1000],
+        )
+
+    return replace(experiment, samples=samples, curvature=200, steps=2)
+
+
+def _schedule(kind: str, role: str, maximum: int) -> Any:
+    first, factor = max(1, round(_FIRST[role] * maximum)), _FACTOR[role]
+    if kind == "geometric":
+        return kt.GeometricSchedule(first, factor, maximum)
+    if kind == "variance":
+        return kt.VarianceSchedule(first, _THETA, maximum)
+    if kind == "both":
+        return kt.GeometricThenVariance(first, factor, _THETA, maximum)
+    return kt.FixedSize(maximum)
+
+
+def run(
+    experiment: Experiment, variant: Variant, data: Any, seed: int, steps: int, target: float | None
+) -> dict[str, list[float]]:
+    """Train and record, after each outer iteration: held-out loss, cost of CG, whole cost, seconds, iterations."""
+    x, y, held_x, held_y, groups = data
+    count = len(x)
+    model = experiment.model(seed)
+    optimizer = kt.HessianFree(
+        model.parameters(),
+        damping=experiment.damping,
+        preconditioner=variant.preconditioner,
+        preconditioner_options=variant.options,
+        stop=variant.stop,
+        retries=0,  # as the paper: a rejected step goes on to the next gradient
+    )
+    held_out = list(zip(held_x.split(_BATCH), held_y.split(_BATCH), strict=True))
+    sizes = _schedule(variant.gradient, "gradient", count)
+    products = _schedule(variant.curvature, "curvature", experiment.curvature)
+    sampler = kt.Sampler(count, mode="nested", seed=seed, groups=groups)
+    curvature_sampler = kt.Sampler(count, mode="fresh", seed=seed + 1, groups=groups)
+
+    def batches(sampler: kt.Sampler, indices: Tensor) -> list[tuple[Tensor, Tensor]]:
+        most = min(_BATCH, max(50, len(indices) // 10))  # ten groups at least, for the variance
+        return [(x[i], y[i]) for i in sampler.batches(indices, most)]
+
+    def closure(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        outputs = model(batch[0])
+        return experiment.loss(outputs, batch[1]), outputs
+
+    points: dict[str, list[float]] = {
+        key: [] for key in ("loss", "cg", "cost", "seconds", "iterations", "gradient_samples")
+    }
+    cg = cost = seconds = 0.0
+    for _ in range(steps):
+        sample = sampler.draw(sizes.size)
+        of_curvature = curvature_sampler.draw(products.size, within=sample)
+        optimizer.step_batches(
+            closure,
+            gradient=batches(sampler, sample),
+            curvature=[(x[i], y[i]) for i in curvature_sampler.batches(of_curvature, _BATCH)],
+            evaluation=held_out,
+        )
+        step = optimizer.last_step
+        sizes.update(optimizer.last_statistics)
+        products.update(optimizer.last_statistics)
+        cg += GRADIENTS["ggn"] * step.products * step.curvature_samples / count
+        cost += step.cost / count
+        seconds += step.seconds["total"]
+        for key, value in (
+            ("loss", step.loss_after),
+            ("cg", cg),
+            ("cost", cost),
+            ("seconds", seconds),
+            ("iterations", step.iterations),
+            ("gradient_samples", step.gradient_samples),
+        ):
+            points[key].append(float(value))
+        if target is not None and step.loss_after <= target:
+            break
+    return points
+
+
+def _row(
+    name: str,
+    runs: list[dict[str, Any]],
+    targets: list[float],
+    plain: list[dict[str, Any]],
+    bar: float | None,
+) -> tuple[list[str], dict[str, Any]]:
+    def ratios(key: str) -> list[float]:
+        return [
+            crossing(p[key], p["loss"], t) / crossing(r[key], r["loss"], t)
+            for r, p, t in zip(runs, plain, targets, strict=True)
+        ]
+
+    cg, cost, seconds = (
+        [crossing(r[k], r["loss"], t) for r, t in zip(runs, targets, strict=True)]
+        for k in ("cg", "cost", "seconds")
+    )
+    saved = [1 - 1 / q if q else -float("inf") for q in ratios("cg")]
+    faster = ratios("seconds")
+    met = None
+    if bar is not None:
+        measured = saved if bar < 1 else faster
+        met = sum(measured) / len(measured) >= bar
+    wanted = "" if bar is None else f"{bar:.0%} saved" if bar < 1 else f"{bar:.1f}x"
+    iterations = [sum(r["iterations"]) / len(r["iterations"]) for r in runs]
+    row = [
+        name,
+        spread((len(r["loss"]) for r in runs), 0),
+        spread(iterations, 0),
+        spread(cg, 1),
+        spread((100 * s for s in saved), 0),
+        spread(cost, 1),
+        spread(ratios("cost")),
+        spread(seconds, 1),
+        spread(faster),
+        wanted,
+        verdict(met),
+    ]
+    return row, {"cg": cg, "cost": cost, "seconds": seconds, "bar": bar, "met": met}
+
+
+_COLUMNS = (
+    "variant",
+    "outer iterations",
+    "CG iterations each",
+    "CG, gradients",
+    "saved, %",
+    "all, gradients",
+    "fewer",
+    "seconds",
+    "faster",
+    "bar",
+    "met",
+)
+
+
+def compare(name: str, experiment: Experiment, data: Path, seeds: int, out: Path) -> None:
+    """Run all variants on all seeds, print the table, write files."""
+    runs: dict[str, list[dict[str, Any]]] = {v: [] for v in experiment.variants}
+    targets = []
+    for seed in range(seeds):
+        samples = experiment.samples(data, seed)
+        plain = run(experiment, VARIANTS[PLAIN], samples, seed, experiment.steps, None)
+        targets.append(min(plain["loss"]))
+        runs[PLAIN].append(plain)
+        for variant in experiment.variants[1:]:
+            console.print(f"{name}, seed {seed}: {variant}", style="dim")
+            most = (
+                4 if VARIANTS[variant].gradient != "full" or VARIANTS[variant].stop else 2
+            ) * experiment.steps
+            runs[variant].append(
+                run(experiment, VARIANTS[variant], samples, seed, most, targets[-1])
+            )
+    rows = {v: _row(v, runs[v], targets, runs[PLAIN], experiment.bars.get(v)) for v in runs}
+    show(
+        f"{name}: to the held-out loss of plain GN-CG ({spread(targets, 4)})",
+        _COLUMNS,
+        (r[0] for r in rows.values()),
+    )
+    results = {v: {"runs": runs[v], **rows[v][1]} for v in runs}
+    save(out, f"sainath2013-{name}", {"targets": targets, "variants": results})
+    curves(
+        out,
+        f"sainath2013-{name}",
+        {v: runs[v][0] for v in runs},
+        {"cg": "gradient-equivalents in CG", "cost": "gradient-equivalents", "seconds": "seconds"},
+        "loss",
+        "held-out loss",
+        log_y=True,
+    )
+
+
+@click.command()
+@click.option(
+    "--experiment", type=click.Choice(list(EXPERIMENTS)), multiple=True, help="Default: all."
+)
+@experiment_options
+def main(experiment: tuple[str, ...], data: Path, seeds: int, quick: bool, out: Path) -> None:
+    """Compare preconditioners and sample schedules with plain GN-CG."""
+    for name in experiment or EXPERIMENTS:
+        chosen = EXPERIMENTS[name]
+        compare(name, _quick(chosen) if quick else chosen, data, 1 if quick else seeds, out)
+
+
+if __name__ == "__main__":
+    main()
