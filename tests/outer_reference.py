@@ -131,7 +131,7 @@ class Trainer:
             if lowest < before:
                 break
             self.events.add("rejected")
-            self.direction, self.damping = None, 1.5 * damping
+            self.direction, self.damping = None, 2 * damping
         self.met_negative = negative
         last, (iteration, d, _) = run.candidates[-1], run.candidates[chosen]
         told = {"damping": damping, "candidate": iteration, "curvature": kind, "alpha": 0.0}
@@ -142,12 +142,14 @@ class Trainer:
             return point, told
         self._note(run, chosen, negative)
         rho = (lowest - before) / last[2] if last[2] < 0 else math.nan
-        if math.isnan(rho) or rho < 0.25:
+        if last[2] >= 0:
+            self.events.add("no model decrease")
+        elif math.isnan(rho) or rho < 0.25:
             self.events.add("more damping")
-            self.damping = 1.5 * damping
+            self.damping = 2 * damping
         elif rho > 0.75:
             self.events.add("less damping")
-            self.damping = damping * 2 / 3
+            self.damping = damping / 2
         alpha = 1.0
         while self.loss(point + alpha * d) > before + 1e-2 * alpha * min(g @ d, 0):
             self.events.add("shortened")

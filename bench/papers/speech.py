@@ -1,10 +1,11 @@
 """A classification problem with the shape of speech: frames in utterances, of speakers, with rare and frequent classes.
 
-An utterance is a sequence of segments, each of one class and a few frames long. Classes are points in a space of few
-dimensions, three of them close to each other as the states of a phone are, drawn with probabilities 1 / rank (Zipf). A
-frame's point is that of its class, smoothed over its neighbours (coarticulation), plus noise that is correlated in time.
-Features are a fixed non-linear function of the point and of the speaker, plus an offset of the utterance and white noise,
-so that a linear classifier does worse than a network. The inputs are nine neighbouring frames.
+An utterance is a sequence of segments, each of one class and a few frames long. Classes are points in a space of
+few dimensions, three of them close to each other as the states of a phone are, drawn with probabilities 1 / rank
+(Zipf). A frame's point is that of its class, smoothed over its neighbours (coarticulation), plus noise that is
+correlated in time. Features are a fixed non-linear function of the point and of the speaker, plus an offset of the
+utterance and white noise, so that a linear classifier does worse than a network. The inputs are nine neighbouring
+frames.
 """
 
 from __future__ import annotations

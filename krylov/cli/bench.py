@@ -19,6 +19,7 @@ _SUITES = {
     "solve": "Whole solves, against SciPy and other packages.",
     "lowrank": "Low-rank preconditioners: M r, the fused iteration, reduced storage.",
     "sequence": "Products that preconditioners save which learn from one system for the next.",
+    "curvature": "Products with Hessian and Gauss-Newton matrices of networks, against curvlinops.",
     "minimize": "Newton-Krylov against SciPy's minimisers, to the same gradient norm, and near saddles.",
 }
 

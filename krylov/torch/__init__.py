@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from krylov.torch.curvature import GaussNewtonOperator, HessianOperator
 from krylov.torch.damping import LevenbergMarquardt
+from krylov.torch.diagonals import EmpiricalFisherDiagonal, GaussNewtonDiagonal
 from krylov.torch.flatten import Parameters
 from krylov.torch.hessian_free import HessianFree
 from krylov.torch.implicit import solve
@@ -34,8 +35,10 @@ __all__ = [
     "Armijo",
     "CheckpointError",
     "Data",
+    "EmpiricalFisherDiagonal",
     "Ending",
     "FixedSize",
+    "GaussNewtonDiagonal",
     "GaussNewtonOperator",
     "GeometricSchedule",
     "GeometricThenVariance",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from scipy.sparse.linalg import LinearOperator
 from torch import Tensor
 
 from krylov.checks import finite_number
+from krylov.torch.convolutions import LeanConvolutions
 from krylov.torch.evaluation import Evaluation, refuse_uncallable
 from krylov.torch.flatten import Parameters
 from krylov.torch.graphs import GaussNewtonGraph, Graph, HessianGraph, output_tensors
@@ -191,10 +193,10 @@ class CurvatureOperator:
     def _block(self, rows: Tensor) -> Tensor:
         if len(rows) > 1 and self._columns != 1:
             try:
-                product = self._multiply(self._parameters.split(rows), len(rows))
-            except (
-                RuntimeError
-            ):  # an operation has no batched second derivative, or memory is short
+                with warnings.catch_warnings():  # of operations that torch takes one by one
+                    warnings.filterwarnings("ignore", "There is a performance drop")
+                    product = self._multiply(self._parameters.split(rows), len(rows))
+            except RuntimeError:  # of an operation that it does not take at all, or memory is short
                 self._columns = 1
             else:
                 return self._completed(product, rows)
@@ -339,9 +341,10 @@ class GaussNewtonOperator(CurvatureOperator):
         evaluate = Evaluation(both, parameters, randomness)
 
         def make(batch: Any) -> Graph:
-            outputs, loss = evaluate(batch)
+            with LeanConvolutions() as convolutions:
+                outputs, loss = evaluate(batch)
             refuse_unfit(loss, allow_batch_norm=allow_batch_norm)
-            return GaussNewtonGraph(loss, output_tensors(outputs), parameters)
+            return GaussNewtonGraph(loss, output_tensors(outputs), parameters, convolutions)
 
         batches = MicroBatches(parameters, make, data, weights=weights, cache=cache)
         super().__init__(parameters, batches, shift=shift)

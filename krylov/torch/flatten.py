@@ -183,6 +183,10 @@ def _tensors(params: Iterable[Any] | Mapping[str, Tensor]) -> Iterable[Tensor]:
 
 def _check(tensors: Sequence[Tensor]) -> None:
     for tensor in tensors:
+        if tensor.is_inference():
+            raise ValueError(
+                f"a parameter of shape {tuple(tensor.shape)} was made under torch.inference_mode(): make it outside"
+            )
         if tensor.dtype not in _DTYPES:
             raise TypeError(
                 f"a parameter of shape {tuple(tensor.shape)} is {tensor.dtype}; parameters must be float32 or "

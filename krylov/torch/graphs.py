@@ -10,11 +10,13 @@ In units of one gradient (forward 1/3, backward 2/3), for a chain of layers:
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from krylov.torch.convolutions import LeanConvolutions
 from krylov.torch.flatten import Parameters
 from krylov.torch.guards import explained, refuse_no_second, refuse_wrong_second
 from krylov.torch.losses import loss_hessian
@@ -80,10 +82,17 @@ class GaussNewtonGraph:
     """The graphs of ``u -> J^T u`` and of the loss at the outputs: products with ``J^T H_L J`` (Schraudolph 2002).
 
     The backward pass that makes the first graph is done with ``u = d loss / d outputs``, so it is the gradient too.
-    Only outputs that the loss is computed from count.
+    Only outputs that the loss is computed from count. `convolutions` is what the model was evaluated under, if it was.
     """
 
-    def __init__(self, loss: Tensor, outputs: Sequence[Tensor], parameters: Parameters) -> None:
+    def __init__(
+        self,
+        loss: Tensor,
+        outputs: Sequence[Tensor],
+        parameters: Parameters,
+        convolutions: LeanConvolutions | None = None,
+    ) -> None:
+        self._pushing = nullcontext if convolutions is None else convolutions.pushing
         self.loss = loss.detach()
         self._tensors, self._device = parameters.tensors, parameters.device
         self.outputs, bypassed = _used(loss, outputs, self._tensors)
@@ -117,7 +126,7 @@ class GaussNewtonGraph:
 
     def push(self, v: Sequence[Tensor], batched: bool = False) -> Parts:
         """J v."""
-        with explained(self._device):
+        with explained(self._device), self._pushing():
             return torch.autograd.grad(
                 self._pulled,
                 self._cotangents,

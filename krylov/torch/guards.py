@@ -69,6 +69,8 @@ _CHANGES = (
     "between, or the evaluation is not deterministic. Give cache='graph', which evaluates once, or build a new operator"
 )
 _FUSED_ATTENTION = ("Flash", "Efficient", "Cudnn", "Fused")
+# Operations whose second derivative raises only when it is asked for.
+_LATE = ("EmbeddingBag", "CudnnRnn", "MiopenRnn")
 # Nodes that stand for a derivative that torch does not have.
 _MISSING = ("torch::autograd::NotImplemented", "torch::autograd::Error")
 _NO_DERIVATIVE = ("not implemented", "not differentiable", "Double backward", "differentiate twice")
@@ -97,7 +99,7 @@ def explained(device: torch.device | None = None) -> Iterator[None]:
         if "use_reentrant" in text:
             raise RuntimeError(_CHECKPOINT) from error
         if any(words in text for words in _NO_DERIVATIVE):
-            raise RuntimeError(_SECOND.format(text.splitlines()[0])) from error
+            raise RuntimeError(_SECOND.format(text.splitlines()[0].rstrip("."))) from error
         raise
 
 
@@ -140,6 +142,8 @@ def _refuse_node(node: Any, name: str, allow_batch_norm: bool) -> None:
         raise RuntimeError(_CHECKPOINT)
     if name.startswith("Embedding") and getattr(node, "_saved_sparse", False):
         raise RuntimeError(_SPARSE)
+    if name.startswith(_LATE):
+        raise RuntimeError(_SECOND.format(name.removesuffix("Backward0")))
     backward = getattr(getattr(node, "_forward_cls", None), "backward", None)
     if getattr(backward, "__code__", None) is _ONCE_CODE:
         raise RuntimeError(_ONCE.format(name.removesuffix("Backward")))
@@ -190,6 +194,9 @@ class Randomness:
 
     def __init__(self, policy: str, device: torch.device) -> None:
         self._policy, self._device = policy, device
+        # torch.cuda, torch.xpu: whose generator it is.
+        found = None if device.type == "cpu" else getattr(torch, device.type, None)
+        self._module: Any = found if hasattr(found, "get_rng_state") else None
         self._first: list[Tensor] | None = None
 
     def renew(self) -> None:
@@ -218,11 +225,11 @@ class Randomness:
 
     def _states(self) -> list[Tensor]:
         states = [torch.get_rng_state()]
-        if self._device.type == "cuda":
-            states.append(torch.cuda.get_rng_state(self._device))
+        if self._module is not None:
+            states.append(self._module.get_rng_state(self._device))
         return states
 
     def _restore(self, states: Sequence[Tensor]) -> None:
         torch.set_rng_state(states[0])
-        if self._device.type == "cuda":
-            torch.cuda.set_rng_state(states[1], self._device)
+        if self._module is not None:
+            self._module.set_rng_state(states[1], self._device)

@@ -11,13 +11,14 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from krylov.checks import choice, finite_number, flag, integer
-from krylov.stopping import FixedIterations, QuadraticProgress, Trace, Verdict
+from krylov.stopping import Trace, Verdict
 from krylov.torch.damping import LevenbergMarquardt
-from krylov.torch.directions import ModelSolver, Solver
+from krylov.torch.directions import Solver
 from krylov.torch.flatten import Parameters
 from krylov.torch.guards import Randomness
 from krylov.torch.linesearch import Armijo
 from krylov.torch.microbatches import WHOLE, sample_count
+from krylov.torch.model_solvers import make_solver
 from krylov.torch.objective import Objective
 from krylov.torch.outer_iteration import Memory, Method, Samples, outer_iteration
 from krylov.torch.preconditioning import make_preconditioning
@@ -59,19 +60,23 @@ class HessianFree(Optimizer):
     curvature : {"ggn", "hessian", "hybrid"}
         The Gauss-Newton matrix, the Hessian, or the Hessian until a run meets negative curvature, then the
         Gauss-Newton matrix for one step.
-    solver : {"flexible_cg", "cg", "bicgstab"}
+    solver : {"flexible_cg", "cg", "bicgstab", "subspace"}
         With "ggn" and "cg" this is GN-CG of He et al. (2016), with "hessian" and "cg" HF-CG, with "hybrid" Hybrid-CG,
-        with "hessian" and "bicgstab" HF-Bi-CG-STAB.
-    preconditioner : {"lbfgs", "ritz", "nystrom", "jacobi", None}
+        with "hessian" and "bicgstab" HF-Bi-CG-STAB. "subspace" takes saddle-free Newton steps in a Krylov subspace,
+        and tries another damping at no product.
+    preconditioner : {"lbfgs", "ritz", "nystrom", "jacobi", "kronecker", None}
         "lbfgs" and "ritz" learn from each run for the next; "nystrom" takes m products for a sketch as long as runs
-        are long enough to pay for it; "jacobi" computes a diagonal in every step.
+        are long enough to pay for it; "jacobi" computes a diagonal in every step; "kronecker" (K-FAC) approximates the
+        Gauss-Newton matrix of affine layers, for runs of few iterations on deep networks.
     preconditioner_options : mapping
         Keywords of `LBFGSPreconditioner` or `RitzPreconditioner`; for "nystrom" `m`, `worth`, `remeasure`; for "jacobi"
-        `diagonal` ("gauss_newton", the default with "ggn", or "fisher"), `power`, `probes`.
+        `diagonal` ("gauss_newton", the default with "ggn", or "fisher"), `power`, `probes`; for "kronecker" `every`,
+        `decay`, `probes`, `storage` of `krylov.torch.kronecker.KroneckerFactors`.
     damping : float or LevenbergMarquardt
         lambda of the first step, or the whole rule.
     stop : int or callable
-        Iterations of every run, or a rule of `krylov.stopping`; Martens' rule by default.
+        Iterations of every run (for "subspace" products), or a rule of `krylov.stopping`: `QuadraticProgress` is that
+        of Martens and of Sainath et al. By default 10: with a warm start short runs do the work of long ones.
     maxiter : int
         Iterations at most.
     warm_start : float
@@ -128,7 +133,7 @@ class HessianFree(Optimizer):
         weight_decay: float = 0.0,
         curvature: Literal["ggn", "hessian", "hybrid"] = "ggn",
         solver: Solver = "flexible_cg",
-        preconditioner: Literal["lbfgs", "ritz", "nystrom", "jacobi"] | None = None,
+        preconditioner: Literal["lbfgs", "ritz", "nystrom", "jacobi", "kronecker"] | None = None,
         preconditioner_options: Mapping[str, Any] | None = None,
         damping: float | LevenbergMarquardt = 1.0,
         stop: int | Callable[[Trace], Verdict] | None = None,
@@ -142,7 +147,7 @@ class HessianFree(Optimizer):
         seed: int = 0,
     ) -> None:
         choice(curvature, "curvature", ("ggn", "hessian", "hybrid"))
-        choice(solver, "solver", ("flexible_cg", "cg", "bicgstab"))
+        choice(solver, "solver", ("flexible_cg", "cg", "bicgstab", "subspace"))
         choice(randomness, "randomness", ("refuse", "freeze"))
         flag(allow_batch_norm, "allow_batch_norm")
         if escape is not None:
@@ -156,12 +161,12 @@ class HessianFree(Optimizer):
             integer(maxiter, "maxiter", 1),
             integer(retries, "retries", 0),
         )
-        rule, stopping = _damping(damping), _stopping(stop)
+        rule = _damping(damping)
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
         self._parameters = Parameters(self.param_groups)
         self._method = Method(
             curvature,
-            ModelSolver(solver, stopping, maxiter),
+            make_solver(solver, stop, maxiter),
             make_preconditioning(
                 preconditioner,
                 preconditioner_options,
@@ -355,14 +360,6 @@ def _damping(damping: Any) -> LevenbergMarquardt:
     if finite_number(damping, "damping") < 0:
         raise ValueError(f"damping must not be negative, got {damping!r}")
     return LevenbergMarquardt(initial=float(damping))
-
-
-def _stopping(stop: Any) -> Callable[[Trace], Verdict]:
-    if stop is None:
-        return QuadraticProgress()
-    if isinstance(stop, type):
-        raise TypeError(f"stop must be a rule, not a class: give {stop.__name__}(...)")
-    return stop if callable(stop) else FixedIterations(integer(stop, "stop", 1))
 
 
 def _samples(gradient: Any, curvature: Any, evaluation: Any) -> Samples:

@@ -31,7 +31,7 @@ def held_bytes(roots: Iterable[Tensor]) -> int:
 
 def _saved(node: Any) -> Iterable[Tensor]:
     for name in dir(node):
-        if name.startswith("_saved_"):
+        if name.startswith("_saved_") or name == "saved_tensors":
             try:
                 value = getattr(node, name)
             except RuntimeError:  # overwritten in the meantime: the product itself will say so

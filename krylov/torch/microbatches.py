@@ -131,7 +131,6 @@ class MicroBatches:
         self._marks: list[tuple[float, ...]] = []
         self._losses: list[Tensor] = []
         self._graphs: list[Graph | None] = []
-        self._at = parameters.mark()
         mean = Mean(parameters)
         room = _Room(cache, parameters.device)
         for i, batch in enumerate(source):
@@ -143,6 +142,7 @@ class MicroBatches:
         if given is not None and len(given) != len(self._graphs):
             raise _wrong_count(len(self._graphs), len(given))
         self.loss, self.gradient, self._weights = mean.finish(normalise=given is None)
+        self._at = parameters.mark()
         # What is read again for every product.
         self._data = source if self.kept < len(self._graphs) else None
 
@@ -184,12 +184,14 @@ def _readable(data: Iterable[Any] | None) -> Iterable[Any]:
     """The data as something that can be read more than once."""
     if data is None:
         return [WHOLE]
-    if isinstance(data, Tensor):
-        raise TypeError("data must be an iterable of batches: give [batch]")
+    if isinstance(data, Tensor) or not hasattr(data, "__iter__"):
+        raise TypeError(
+            f"data must be an iterable of batches, not {type(data).__name__}: give [batch]"
+        )
     sampler = getattr(data, "sampler", None)
     if isinstance(sampler, torch.utils.data.RandomSampler | torch.utils.data.WeightedRandomSampler):
         raise ValueError(_SHUFFLES)
-    return list(data) if iter(data) is data else data
+    return list(data) if isinstance(data, Iterator) else data
 
 
 def _checked_weights(weights: Sequence[float] | None, data: Iterable[Any]) -> list[float] | None:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from krylov.torch.convolutions import LeanConvolutions
 from krylov.torch.curvature import CurvatureOperator
 from krylov.torch.flatten import Parameters
 from krylov.torch.graphs import GaussNewtonGraph, Graph, HessianGraph, output_tensors
@@ -157,7 +158,8 @@ class Objective:
 
     def _graph(self, batch: Any, kind: Curvature) -> Graph:
         with self._randomness(), torch.enable_grad():
-            loss, outputs = self._call(batch)
+            with LeanConvolutions() as convolutions:
+                loss, outputs = self._call(batch)
             refuse_unfit(loss, allow_batch_norm=self._allow_batch_norm)
             if outputs is None and (kind == "ggn" or self._needs_outputs):
                 raise ValueError(
@@ -166,7 +168,7 @@ class Objective:
                 )
             if kind == "hessian":
                 return HessianGraph(loss, self.parameters)
-            return GaussNewtonGraph(loss, output_tensors(outputs), self.parameters)
+            return GaussNewtonGraph(loss, output_tensors(outputs), self.parameters, convolutions)
 
     def _differentiate(self, batch: Any) -> tuple[float, Sequence[Tensor | None]]:
         with self._randomness(), torch.enable_grad(), explained():

@@ -6,15 +6,16 @@ on the evaluation sample, g the gradient, B the curvature and lambda the damping
     d_1 ... d_N   iterates of the solver on (B + lambda I) d = -g, from eta times the last d_N
     d             the iterate with the smallest L(theta + d), from d_N backwards
     rho         = (L(theta + d) - L(theta)) / q(d_N)      [1]
-    lambda        times 3/2 for rho < 1/4, times 2/3 for rho > 3/4
+    lambda        times 2 for rho < 1/4, times 1/2 for rho > 3/4 [3]
     alpha         Armijo's rule along d
     theta         += alpha d
 
-A step with L(theta + d) >= L(theta) is rejected: lambda times 3/2, the next run starts from zero, and with `retries` it
+A step with L(theta + d) >= L(theta) is rejected: lambda times 2, the next run starts from zero, and with `retries` it
 starts at once [2].
 
 [1] The sign printed by Sainath et al. is wrong: both differences are negative for a good step.
 [2] The paper goes on to the next gradient. The graph of this one is still there: trying again costs products only.
+[3] The papers have 3/2 and 2/3. A warm start may be so far off that q(d_N) >= 0 after a short run: lambda then stays.
 """
 
 from __future__ import annotations
@@ -29,8 +30,9 @@ from torch import Tensor
 
 from krylov.torch.curvature import CurvatureOperator
 from krylov.torch.damping import LevenbergMarquardt
-from krylov.torch.directions import Directions, ModelSolver
+from krylov.torch.directions import Directions
 from krylov.torch.linesearch import Armijo, backtrack
+from krylov.torch.model_solvers import SolveModel
 from krylov.torch.objective import Curvature, Objective
 from krylov.torch.preconditioning import Preconditioning
 from krylov.torch.record import Ledger, StepRecord
@@ -50,7 +52,7 @@ class Method:
     """The choices that stay the same from step to step."""
 
     curvature: str
-    solve: ModelSolver
+    solve: SolveModel
     preconditioning: Preconditioning
     damping: LevenbergMarquardt
     armijo: Armijo
@@ -161,8 +163,11 @@ def outer_iteration(
         before, slope, trial.loss, lambda a: iteration.loss_along(a * trial.step)
     )
     memory.rejected = not alpha  # no length was good enough
-    memory.damping = method.damping.after(trial.damping, trial.rho if alpha else math.nan)
     last = trial.directions.candidates[-1]
+    if alpha and last.value >= 0:  # [3]
+        memory.damping = trial.damping
+    else:
+        memory.damping = method.damping.after(trial.damping, trial.rho if alpha else math.nan)
     memory.direction = last.step if alpha and last.iteration > 0 else None
     record = iteration.record(kind, norm, trial, alpha, after)
     return (point + alpha * trial.step if alpha else point), record, statistics

@@ -22,6 +22,7 @@ from krylov.preconditioners import (
 )
 from krylov.torch.curvature import CurvatureOperator
 from krylov.torch.diagonals import EmpiricalFisherDiagonal, GaussNewtonDiagonal
+from krylov.torch.kronecker import KroneckerFactors
 
 __all__ = ["PRECONDITIONERS", "Preconditioning", "make_preconditioning"]
 
@@ -229,6 +230,35 @@ class _Jacobi:
         return {**self.__dict__, "_operator": None}
 
 
+class _Kronecker:
+    """Factors that follow the samples; see `KroneckerFactors`."""
+
+    def __init__(
+        self, options: State, n: int, dtype: torch.dtype, curvature: str, seed: int
+    ) -> None:
+        _refuse_unknown(options, ("every", "decay", "probes", "storage"))
+        if curvature != "ggn":
+            raise ValueError(
+                "preconditioner='kronecker' approximates the Gauss-Newton matrix: take curvature='ggn'"
+            )
+        self._factors = KroneckerFactors(n, dtype, **options, seed=seed)
+        self.probes = 0
+
+    def prepare(self, operator: CurvatureOperator, damping: float) -> Any:
+        self.probes = self._factors.update(operator)
+        return self._factors.preconditioner(operator, damping)
+
+    def learn(self, iterations: int, outcome: Outcome) -> None:
+        """The run itself teaches nothing."""
+
+    def state_dict(self) -> State:
+        return {"kind": "kronecker", **self._factors.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        _refuse_other(state, self.state_dict())
+        self._factors.load_state_dict(state)
+
+
 class _None:
     probes = 0
 
@@ -245,7 +275,7 @@ class _None:
         _refuse_other(state, self.state_dict())
 
 
-PRECONDITIONERS = ("lbfgs", "ritz", "nystrom", "jacobi")
+PRECONDITIONERS = ("lbfgs", "ritz", "nystrom", "jacobi", "kronecker")
 _LEARNERS: dict[str, type[LBFGSPreconditioner] | type[RitzPreconditioner]] = {
     "lbfgs": LBFGSPreconditioner,
     "ritz": RitzPreconditioner,
@@ -283,8 +313,14 @@ def make_preconditioning(
             raise ValueError("preconditioner_options are given, but preconditioner is None")
         return _None()
     choice(name, "preconditioner", PRECONDITIONERS)
+    if solver == "subspace":
+        raise ValueError(
+            "solver='subspace' takes no preconditioner: leave it out, or take solver='flexible_cg'"
+        )
     if name == "jacobi":
         return _Jacobi(given, curvature, seed)
+    if name == "kronecker":
+        return _Kronecker(given, n, dtype, curvature, seed)
     if name == "nystrom":
         if curvature != "ggn":
             raise ValueError(

@@ -28,6 +28,8 @@ from curvature_cases import (
     squared,
     two_heads,
 )
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -462,6 +464,32 @@ def test_wrong_vectors(v, error, words):
         with pytest.raises(error, match=words):
             A @ v
         assert A.count == 0
+
+
+DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.int64, torch.bool, torch.complex64]
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    st.lists(st.sampled_from([0, 1, 2, 35, 36]), max_size=3),
+    st.sampled_from(DTYPES),
+    st.sampled_from(["tensor", "array", "list"]),
+    st.sampled_from(["@", "matvec", "matmat"]),
+)
+def test_whatever_is_given_is_multiplied_or_refused_by_name(shape, dtype, kind, way):
+    value = torch.ones(shape, dtype=dtype)
+    if kind == "array":
+        value = value.real.float().numpy()
+    elif kind == "list":
+        value = value.tolist()
+    A = FIRST.gauss_newton_operator()
+    multiply = A.__matmul__ if way == "@" else getattr(A, way)
+    wanted = {"@": (1, 2), "matvec": (1,), "matmat": (2,)}[way]
+    if kind == "tensor" and dtype == torch.float64 and len(shape) in wanted and shape[0] == 36:
+        assert list(multiply(value).shape) == shape
+    else:
+        with pytest.raises((TypeError, ValueError), match=r"^[vV] (must|is)"):
+            multiply(value)
 
 
 def test_vectors_where_matrices_belong():

@@ -32,7 +32,13 @@ from krylov.torch import LevenbergMarquardt
     ],
 )
 def test_the_rule_of_the_papers(rho, factor):
-    assert LevenbergMarquardt().after(0.3, rho) == pytest.approx(0.3 * factor, rel=1e-15)
+    rule = LevenbergMarquardt(increase=3 / 2, decrease=2 / 3)
+    assert rule.after(0.3, rho) == pytest.approx(0.3 * factor, rel=1e-15)
+
+
+@pytest.mark.parametrize(("rho", "factor"), [(0.8, 0.5), (0.5, 1), (0.2, 2), (math.nan, 2)])
+def test_the_default_rule_moves_faster(rho, factor):
+    assert LevenbergMarquardt().after(0.3, rho) == 0.3 * factor
 
 
 @given(

@@ -77,6 +77,15 @@ class Bag(nn.Module):
         return self.embedding(LABELS)
 
 
+class Bags(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.EmbeddingBag(5, 3)
+
+    def forward(self, x):
+        return self.embedding(LABELS[:, None])
+
+
 def operator(kind, model, loss=cross_entropy, x=X, **options):
     if kind == "hessian":
         return kt.HessianOperator(lambda: loss(model(x)), model.parameters(), **options)
@@ -96,6 +105,7 @@ REFUSED = {
         lambda: Wrapped(nn.Sequential(nn.Sigmoid(), nn.ReLU(inplace=True))),
         "inplace=False",
     ),
+    "bag": (lambda: nn.Sequential(Bags(), nn.Linear(3, 4)), "EmbeddingBag. Replace"),
     "sparse embedding": (lambda: nn.Sequential(Bag(sparse=True), nn.Linear(3, 4)), "sparse=False"),
 }
 
@@ -113,7 +123,9 @@ CURED = {
     "dropout, evaluated": lambda: Wrapped(nn.Dropout(0.5)).eval(),
     "dropout with p = 0": lambda: Wrapped(nn.Dropout(0.0)),
     "batch norm, evaluated": lambda: Wrapped(nn.BatchNorm1d(4)).eval(),
-    "instance norm": lambda: nn.Sequential(nn.Unflatten(1, (1, 3)), nn.InstanceNorm1d(1), nn.Flatten(), nn.Linear(3, 4)),
+    "instance norm": lambda: nn.Sequential(
+        nn.Unflatten(1, (1, 3)), nn.InstanceNorm1d(1), nn.Flatten(), nn.Linear(3, 4)
+    ),
     "not in place": lambda: Wrapped(nn.Sequential(nn.Sigmoid(), nn.ReLU())),
     "in place where torch can": lambda: Wrapped(nn.ReLU(inplace=True)),
     "embedding": lambda: nn.Sequential(Bag(), nn.Linear(3, 4)),
@@ -154,13 +166,6 @@ def test_errors_of_torch_that_come_late_are_explained_too():
         raise RuntimeError("something else")
 
 
-def test_bag_of_embeddings_says_what_is_missing():
-    model = nn.EmbeddingBag(5, 4).double()
-    for kind in KINDS:
-        with pytest.raises(RuntimeError, match="no second derivative in torch.*_embedding_bag"):
-            operator(kind, model, squared, LABELS.view(6, 1))
-
-
 def test_losses_without_a_second_derivative():
     model = mlp().double()
     with pytest.raises(RuntimeError, match="no second derivative"):
@@ -178,7 +183,12 @@ def test_weight_norm_of_torch_has_a_wrong_hessian():
         case.hessian_operator()
     A = case.gauss_newton_operator()
     v = draw(A.shape[0])
-    torch.testing.assert_close(A @ v, case.dense_gauss_newton() @ v)
+    point, eps = case.point(), 1e-6  # torch.func has no batching rule for it
+    z = case.at(point)
+    moved = (case.at(point + eps * v) - case.at(point - eps * v)) / (2 * eps)
+    curved = torch.autograd.functional.hvp(cross_entropy, z, moved)[1]
+    expected = torch.autograd.functional.vjp(case.at, point, curved)[1]
+    torch.testing.assert_close(A @ v, expected, rtol=1e-7, atol=1e-9)
     torch.nn.utils.parametrize.remove_parametrizations(case.model[0], "weight")
     torch.testing.assert_close(case.hessian_operator() @ draw(36), case.dense_hessian() @ draw(36))
 
@@ -224,10 +234,14 @@ def test_losses_and_outputs_that_have_nothing_to_do_with_each_other():
         kt.GaussNewtonOperator(lambda: "text", lambda z: squared(model(X)), parameters)
 
 
-@pytest.mark.parametrize("context", [torch.inference_mode])
-def test_graphs_cannot_be_made_in_inference_mode(context):
-    with context(), pytest.raises(ValueError, match="inference_mode"):
-        operator("hessian", mlp().double())
+def test_graphs_cannot_be_made_in_inference_mode():
+    model = mlp().double()
+    with torch.inference_mode():
+        with pytest.raises(ValueError, match=r"the loss has no graph.*inference_mode"):
+            operator("hessian", model)
+        model = mlp().double()
+    with pytest.raises(ValueError, match=r"a parameter .* was made under torch.inference_mode"):
+        operator("hessian", model)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -372,9 +386,8 @@ def test_renewed_numbers():
     assert not torch.equal(torch.rand(3), between)
     randomness.renew()
     assert not torch.equal(drawn(), first)
-    with pytest.raises(KeyError), randomness():
-        torch.rand(3)
-        raise KeyError
+    with pytest.raises(ZeroDivisionError), randomness():
+        torch.rand(1 // 0)
     second = drawn()
     assert torch.equal(drawn(), second)
 

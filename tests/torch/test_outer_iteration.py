@@ -16,6 +16,7 @@ from networks import classifier, regression
 from outer_reference import Trainer
 
 import krylov.torch as kt
+from krylov.stopping import QuadraticProgress
 
 # Few iterations: the last ones of a run that converges are nothing but rounding.
 FEW = {"stop": outer_reference.fixed(7)}
@@ -23,7 +24,10 @@ FEW = {"stop": outer_reference.fixed(7)}
 VARIANTS = {
     "GN-CG": ({"curvature": "ggn", "solver": "cg", "stop": 7}, {"kind": "ggn", **FEW}),
     "GN-FCG": ({"curvature": "ggn", "solver": "flexible_cg", "stop": 7}, {"kind": "ggn", **FEW}),
-    "HF-CG": ({"curvature": "hessian", "solver": "cg"}, {"kind": "hessian"}),
+    "HF-CG": (
+        {"curvature": "hessian", "solver": "cg", "stop": QuadraticProgress()},
+        {"kind": "hessian"},
+    ),
     "Hybrid-CG": ({"curvature": "hybrid", "solver": "cg", "stop": 7}, {"kind": "hybrid", **FEW}),
     "HF-Bi-CG-STAB": (
         {"curvature": "hessian", "solver": "bicgstab", "stop": 4},
@@ -168,8 +172,8 @@ def test_rejection_leaves_every_bit_and_costs_no_gradient():
     assert calls["evaluation"] == record.evaluations
     assert record.alpha == 0
     assert record.loss_after == record.loss_before
-    assert record.damping == pytest.approx(1e-3 * 1.5**3)
-    assert optimizer.damping == pytest.approx(1e-3 * 1.5**4)
+    assert record.damping == pytest.approx(1e-3 * 2**3)
+    assert optimizer.damping == pytest.approx(1e-3 * 2**4)
     assert optimizer.state_dict()["hessian_free"]["memory"]["direction"] is None
 
 
@@ -192,7 +196,7 @@ def test_preconditioners_are_shown_the_matrix_without_damping(name, monkeypatch)
     assert len(shifts) > 4, "no step was retried"
     assert set(shifts) == {0}
     assert dampings[0] == 1e-4
-    assert dampings[1] == pytest.approx(1.5e-4)
+    assert dampings[1] == pytest.approx(2e-4)
 
 
 def test_a_step_that_armijo_gives_up_on_is_a_rejected_one():
@@ -203,7 +207,7 @@ def test_a_step_that_armijo_gives_up_on_is_a_rejected_one():
     optimizer.step(problem)
     assert not optimizer.last_step.accepted
     assert torch.equal(problem.read(), before)
-    assert optimizer.damping == pytest.approx(1.5e-3)
+    assert optimizer.damping == pytest.approx(2e-3)
     assert optimizer.state_dict()["hessian_free"]["memory"]["direction"] is None
 
 
@@ -215,7 +219,7 @@ def test_small_learning_rates_do_not_pass_for_a_bad_model(lr):
     for _ in range(3):
         optimizer.step(problem)
         assert optimizer.last_step.rho > 1 - 1e-6
-    assert optimizer.damping == pytest.approx((2 / 3) ** 3)
+    assert optimizer.damping == pytest.approx(0.5**3)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])

@@ -1,0 +1,45 @@
+"""The solver of the quadratic model by its name, with its stopping rule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from krylov.checks import integer
+from krylov.stopping import FixedIterations
+from krylov.torch.curvature import CurvatureOperator
+from krylov.torch.directions import Directions, ModelSolver, Solver
+from krylov.torch.subspace import SubspaceSolver
+
+__all__ = ["SolveModel", "make_solver"]
+
+#: ``solve(operator, gradient, start, M)`` minimises the model of the operator, shifted, and the gradient.
+SolveModel = Callable[[CurvatureOperator, Tensor, Tensor | None, Any], Directions]
+
+# Iterations of a run. Each run goes on from the last one's result, so that short ones together make a long one, with a
+# new gradient and new curvature on its way: on MNIST and digits half the work of Martens' rule, and less.
+_ITERATIONS = 10
+
+
+def make_solver(solver: Solver, stop: Any, maxiter: int) -> SolveModel:
+    """The solver of that name.
+
+    Raises
+    ------
+    TypeError, ValueError
+        `stop` is no number of iterations and no rule, or a rule that the solver has no use for.
+    """
+    if isinstance(stop, type):
+        raise TypeError(f"stop must be a rule, not a class: give {stop.__name__}(...)")
+    if not callable(stop):
+        stop = FixedIterations(_ITERATIONS if stop is None else integer(stop, "stop", 1))
+    if solver != "subspace":
+        return ModelSolver(solver, stop, maxiter)
+    if not isinstance(stop, FixedIterations):
+        raise ValueError(
+            "solver='subspace' takes a fixed number of products: stop must be an integer or FixedIterations, not "
+            f"{type(stop).__name__}"
+        )
+    return SubspaceSolver(min(stop.iterations, maxiter))
