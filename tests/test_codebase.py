@@ -91,7 +91,9 @@ def test_python_imports_run_one_way():
         modules = imported_modules(path)
         for target, home in above.items():
             # The command line may reach for everything, benchmarks for all that they measure.
-            above_all = ("krylov/cli/",) if home == "krylov/cli" else ("krylov/cli/", "krylov/bench/")
+            above_all = (
+                ("krylov/cli/",) if home == "krylov/cli" else ("krylov/cli/", "krylov/bench/")
+            )
             allowed = place.startswith((home + "/", *above_all))
             if not allowed and names_below(target, modules):
                 wrong.append(f"{place} imports {target}")
