@@ -78,10 +78,15 @@ _SETTINGS: list[tuple[str, Any, Any, str]] = [
         "ggn",
         "hf: Gauss-Newton, Hessian, or both by turns.",
     ),
-    ("--solver", _choice("flexible_cg", "cg", "bicgstab"), "flexible_cg", "hf: the linear solver."),
+    (
+        "--solver",
+        _choice("flexible_cg", "cg", "bicgstab", "subspace"),
+        "flexible_cg",
+        "hf: the linear solver.",
+    ),
     (
         "--precond",
-        _choice("none", "lbfgs", "ritz", "nystrom", "jacobi"),
+        _choice("none", "lbfgs", "ritz", "nystrom", "jacobi", "kronecker"),
         "none",
         "hf: preconditioner.",
     ),
@@ -91,7 +96,7 @@ _SETTINGS: list[tuple[str, Any, Any, str]] = [
         "--inner",
         _COUNT,
         None,
-        "Iterations of each solve (hf) or step (lbfgs).  [default: Martens' rule; 10]",
+        "Iterations of each solve (hf) or step (lbfgs).  [default: 10]",
     ),
     (
         "--batch",
