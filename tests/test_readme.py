@@ -1,19 +1,22 @@
-"""The programs in the README run as they stand there."""
+"""The programs in the README and in docs/hessian_free.md run as they stand there."""
 
 import re
 from pathlib import Path
 
 import pytest
 
-README = (Path(__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")
-PROGRAMS = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+ROOT = Path(__file__).resolve().parent.parent
+TEXTS = [
+    (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/hessian_free.md")
+]
+PROGRAMS = re.findall(r"^```python\n(.*?)^```", "\n".join(TEXTS), re.MULTILINE | re.DOTALL)
 
 
 def test_there_are_programs():
-    assert len(PROGRAMS) >= 3
+    assert len(PROGRAMS) >= 4
 
 
-@pytest.mark.parametrize("program", PROGRAMS, ids=lambda text: text.splitlines()[0])
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda text: text.splitlines()[2])
 def test_program(program, python):
     if "torch" in program:
         pytest.importorskip("torch")
