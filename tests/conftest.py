@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,6 +11,10 @@ import numpy as np
 import pytest
 
 from krylov import _core
+
+# Shells start background jobs with Ctrl-C ignored; some tests press it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 DTYPES = [np.dtype(name) for name in ("float32", "float64", "complex64", "complex128")]
 

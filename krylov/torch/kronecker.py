@@ -35,9 +35,11 @@ from krylov.torch.flatten import Parameters
 __all__ = ["KroneckerFactors", "KroneckerPreconditioner"]
 
 _STORAGE = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-# Inverses serve dampings that are no further than this factor from theirs.
+# Inverses serve dampings that are no further than this factor from theirs. Stale ones cost more than they save.
 _NEAR = 1.6
 _SEEDS = 1 << 44
+# Layers may have next to no curvature: inverses, and products of two, shall be finite in float32 too.
+_LARGEST_PI, _LEAST_SHIFT = 1e6, 1e-15
 
 
 class KroneckerPreconditioner:
@@ -252,7 +254,9 @@ def _mean_curvature(pairs: Iterable[Factors]) -> float:
 def _inverted(pair: Factors, damping: float, precision: torch.dtype) -> Factors:
     A, G = pair
     a, g = float(A.diagonal().mean()), float(G.diagonal().mean())
-    pi = math.sqrt(a / g) if a > 0 and g > 0 else 1.0
+    pi = 1.0
+    if a > 0 and g > 0:
+        pi = min(max(math.sqrt(a) / math.sqrt(g), 1 / _LARGEST_PI), _LARGEST_PI)
     root = math.sqrt(damping)
     return Factors(
         _rounded(_inverse(A, pi * root), precision), _rounded(_inverse(G, root / pi), precision)
@@ -262,11 +266,12 @@ def _inverted(pair: Factors, damping: float, precision: torch.dtype) -> Factors:
 def _inverse(K: Tensor, shift: float) -> Tensor:
     """Of ``K + shift I``, with at least the shift that rounding asks for."""
     largest = float(K.diagonal().max())
-    shift = max(shift, torch.finfo(K.dtype).eps * len(K) * largest) or 1.0
+    least = torch.finfo(K.dtype).eps * len(K) * largest
+    shift = max(shift, least, _LEAST_SHIFT) if shift + largest > 0 else 1.0
     while True:
         factor, failed = torch.linalg.cholesky_ex(_lifted(K, shift))
         if not int(failed):
-            return torch.cholesky_inverse(factor)
+            return torch.cholesky_inverse(factor).contiguous()  # one layout: the same bits later
         shift *= 10
 
 
@@ -302,6 +307,6 @@ def _arrays(pairs: Mapping[Layer, Factors]) -> list[list[np.ndarray[Any, Any]]]:
 def _pairs(
     layers: Sequence[Layer], arrays: Sequence[Any], dtype: torch.dtype
 ) -> dict[Layer, Factors]:
-    """The inverse of `_arrays`."""
-    pairs = [Factors(*(torch.from_numpy(K).to(dtype) for K in pair)) for pair in arrays]
+    """The inverse of `_arrays`, in torch's own memory: products have the same bits as before."""
+    pairs = [Factors(*(torch.tensor(K).to(dtype) for K in pair)) for pair in arrays]
     return dict(zip(layers, pairs, strict=True))

@@ -21,6 +21,7 @@ OPTIONS = {
     "ritz": {"m": 3},
     "nystrom": {"m": 3, "worth": 0.5},
     "jacobi": {"probes": 2},
+    "kronecker": {"every": 2, "probes": 16},
 }
 
 
@@ -57,7 +58,7 @@ def test_it_preconditions_the_damped_system(name):
     plain = len(solved(make(None), A, 1e-3, b).residual_norms) - 1
     counts = [solved(policy, A, damping, b).niter for damping in (1e-3, 1e-3, 1e-2, 1e-3)]
     assert all(count > 0 for count in counts)
-    if name != "jacobi":
+    if name not in ("jacobi", "kronecker"):
         assert counts[-1] < plain
     A.shift = 0.0
     assert policy.prepare(A, 0.1) is not None
