@@ -36,7 +36,7 @@ from torch.nn import functional as F
 
 import krylov.torch as kt
 from krylov.stopping import QuadraticProgress
-from krylov.torch.record import GRADIENTS
+from krylov.torch.optim.record import GRADIENTS
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 #: Samples of a micro-batch.

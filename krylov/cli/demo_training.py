@@ -54,7 +54,7 @@ def run_training(quick: bool, announce: Callable[[str], None]) -> Training:
     announce("training: loading PyTorch")
     import torch
 
-    from krylov.torch.hessian_free import HessianFree
+    from krylov.torch.optim.hessian_free import HessianFree
     from krylov.torch.training import fit, load_data, mlp
 
     data = load_data("digits")

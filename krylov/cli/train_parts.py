@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from krylov.cli.train_settings import Settings
-from krylov.torch.hessian_free import HessianFree
+from krylov.torch.optim.hessian_free import HessianFree
 from krylov.torch.schedules import (
     FixedSize,
     GeometricSchedule,

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from krylov.torch.curvature import GaussNewtonOperator, HessianOperator
-from krylov.torch.damping import LevenbergMarquardt
 from krylov.torch.diagonals import EmpiricalFisherDiagonal, GaussNewtonDiagonal
 from krylov.torch.flatten import Parameters
-from krylov.torch.hessian_free import HessianFree
 from krylov.torch.implicit import solve
-from krylov.torch.linesearch import Armijo
-from krylov.torch.record import StepRecord
+from krylov.torch.optim.damping import LevenbergMarquardt
+from krylov.torch.optim.hessian_free import HessianFree
+from krylov.torch.optim.linesearch import Armijo
+from krylov.torch.optim.record import StepRecord
 from krylov.torch.sampling import Sampler
 from krylov.torch.schedules import (
     FixedSize,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from krylov.torch.hessian_free import HessianFree
+from krylov.torch.optim.hessian_free import HessianFree
 from krylov.torch.sampling import Sampler
 from krylov.torch.schedules import FixedSize, Schedule
 from krylov.torch.training.data import Data

@@ -19,7 +19,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from krylov.torch.linear_system import System
+from krylov.torch.implicit.linear_system import System
 
 __all__ = ["attach"]
 

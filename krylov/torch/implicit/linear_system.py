@@ -14,8 +14,8 @@ from torch import Tensor
 
 import krylov
 from krylov.preconditioners.low_rank import LowRankPreconditioner
-from krylov.torch.linear_map import LinearMap
-from krylov.torch.operands import as_linear_map
+from krylov.torch.implicit.linear_map import LinearMap
+from krylov.torch.implicit.operands import as_linear_map
 
 __all__ = ["HERMITIAN", "System"]
 

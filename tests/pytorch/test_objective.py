@@ -16,8 +16,8 @@ from torch import nn
 from krylov.torch.flatten import Parameters
 from krylov.torch.guards import Randomness
 from krylov.torch.microbatches import WHOLE
-from krylov.torch.objective import Objective
-from krylov.torch.record import Ledger
+from krylov.torch.optim.objective import Objective
+from krylov.torch.optim.record import Ledger
 from krylov.torch.statistics import GradientStatistics
 
 

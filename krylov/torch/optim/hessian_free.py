@@ -12,20 +12,20 @@ from torch.optim import Optimizer
 
 from krylov.checks import choice, finite_number, flag, integer
 from krylov.stopping import Trace, Verdict
-from krylov.torch.damping import LevenbergMarquardt
-from krylov.torch.directions import Solver
 from krylov.torch.flatten import Parameters
 from krylov.torch.guards import Randomness
-from krylov.torch.linesearch import Armijo
 from krylov.torch.microbatches import WHOLE, sample_count
-from krylov.torch.model_solvers import make_solver
-from krylov.torch.objective import Objective
-from krylov.torch.outer_iteration import Memory, Method, Samples, outer_iteration
-from krylov.torch.preconditioning import make_preconditioning
-from krylov.torch.record import Ledger, StepRecord
-from krylov.torch.saddle import Escape
+from krylov.torch.optim.damping import LevenbergMarquardt
+from krylov.torch.optim.directions import Solver
+from krylov.torch.optim.linesearch import Armijo
+from krylov.torch.optim.model_solvers import make_solver
+from krylov.torch.optim.objective import Objective
+from krylov.torch.optim.outer_iteration import Memory, Method, Samples, outer_iteration
+from krylov.torch.optim.preconditioning import make_preconditioning
+from krylov.torch.optim.record import Ledger, StepRecord
+from krylov.torch.optim.saddle import Escape
+from krylov.torch.optim.tensors import arrays_of, tensors_of
 from krylov.torch.statistics import GradientStatistics
-from krylov.torch.tensors import arrays_of, tensors_of
 
 __all__ = ["HessianFree"]
 
@@ -71,7 +71,7 @@ class HessianFree(Optimizer):
     preconditioner_options : mapping
         Keywords of `LBFGSPreconditioner` or `RitzPreconditioner`; for "nystrom" `m`, `worth`, `remeasure`; for "jacobi"
         `diagonal` ("gauss_newton", the default with "ggn", or "fisher"), `power`, `probes`; for "kronecker" `every`,
-        `decay`, `probes`, `storage` of `krylov.torch.kronecker.KroneckerFactors`.
+        `decay`, `probes`, `storage` of `krylov.torch.optim.kronecker.KroneckerFactors`.
     damping : float or LevenbergMarquardt
         lambda of the first step, or the whole rule.
     stop : int or callable

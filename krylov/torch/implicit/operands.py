@@ -12,7 +12,13 @@ from torch import Tensor
 
 from krylov.arrays import common_dtype
 from krylov.operators import as_operator
-from krylov.torch.linear_map import ConstantMap, DenseMap, FunctionMap, LinearMap, SparseMap
+from krylov.torch.implicit.linear_map import (
+    ConstantMap,
+    DenseMap,
+    FunctionMap,
+    LinearMap,
+    SparseMap,
+)
 
 __all__ = ["as_linear_map", "refuse_unfit_matrix"]
 

@@ -10,10 +10,10 @@ from torch import Tensor
 
 import krylov
 from krylov.checks import choice
-from krylov.torch.adjoint import attach
-from krylov.torch.linear_map import refuse_tangent
-from krylov.torch.linear_system import HERMITIAN, System
-from krylov.torch.operands import as_linear_map, refuse_unfit_matrix
+from krylov.torch.implicit.adjoint import attach
+from krylov.torch.implicit.linear_map import refuse_tangent
+from krylov.torch.implicit.linear_system import HERMITIAN, System
+from krylov.torch.implicit.operands import as_linear_map, refuse_unfit_matrix
 
 __all__ = ["solve"]
 

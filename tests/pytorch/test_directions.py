@@ -13,7 +13,7 @@ from networks import classifier
 
 from krylov import JacobiPreconditioner, Outcome
 from krylov.stopping import FixedIterations, QuadraticProgress
-from krylov.torch.directions import ModelSolver
+from krylov.torch.optim.directions import ModelSolver
 
 SOLVERS = ["cg", "flexible_cg", "bicgstab"]
 

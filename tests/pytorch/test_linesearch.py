@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 from hypothesis import given
 from hypothesis import strategies as st
 
-from krylov.torch.linesearch import Armijo, backtrack
+from krylov.torch.optim.linesearch import Armijo, backtrack
 
 LOSSES = st.one_of(st.floats(-10, 10), st.sampled_from([math.nan, math.inf]))
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from krylov.torch.tensors import arrays_of, tensors_of
+from krylov.torch.optim.tensors import arrays_of, tensors_of
 
 ARRAYS = hnp.arrays(
     st.sampled_from(["f4", "f8", "c8", "c16", "u2", "i4", "i8", "?", ">f8"]),

@@ -20,11 +20,11 @@ from torch import nn
 
 import krylov.torch as kt
 from krylov import cg, flexible_cg
-from krylov.torch.affine_layers import Layer, measured_factors
 from krylov.torch.curvature import CurvatureOperator
-from krylov.torch.kronecker import KroneckerFactors
-from krylov.torch.preconditioning import make_preconditioning
-from krylov.torch.record import GRADIENTS
+from krylov.torch.optim.affine_layers import Layer, measured_factors
+from krylov.torch.optim.kronecker import KroneckerFactors
+from krylov.torch.optim.preconditioning import make_preconditioning
+from krylov.torch.optim.record import GRADIENTS
 
 F64 = torch.float64
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from krylov.outcome import Outcome
 from krylov.torch.curvature import CurvatureOperator
-from krylov.torch.directions import Candidate, Directions
+from krylov.torch.optim.directions import Candidate, Directions
 
 __all__ = ["SubspaceSolver"]
 

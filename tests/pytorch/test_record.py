@@ -15,7 +15,7 @@ from networks import classifier
 
 import krylov.torch as kt
 from krylov.torch import record as module
-from krylov.torch.record import GRADIENTS, Ledger
+from krylov.torch.optim.record import GRADIENTS, Ledger
 
 
 class Clock:

@@ -29,14 +29,14 @@ import torch
 from torch import Tensor
 
 from krylov.torch.curvature import CurvatureOperator
-from krylov.torch.damping import LevenbergMarquardt
-from krylov.torch.directions import Directions
-from krylov.torch.linesearch import Armijo, backtrack
-from krylov.torch.model_solvers import SolveModel
-from krylov.torch.objective import Curvature, Objective
-from krylov.torch.preconditioning import Preconditioning
-from krylov.torch.record import Ledger, StepRecord
-from krylov.torch.saddle import Escape
+from krylov.torch.optim.damping import LevenbergMarquardt
+from krylov.torch.optim.directions import Directions
+from krylov.torch.optim.linesearch import Armijo, backtrack
+from krylov.torch.optim.model_solvers import SolveModel
+from krylov.torch.optim.objective import Curvature, Objective
+from krylov.torch.optim.preconditioning import Preconditioning
+from krylov.torch.optim.record import Ledger, StepRecord
+from krylov.torch.optim.saddle import Escape
 from krylov.torch.statistics import GradientStatistics
 
 __all__ = ["Memory", "Method", "Samples", "outer_iteration"]

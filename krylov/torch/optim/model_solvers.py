@@ -10,8 +10,8 @@ from torch import Tensor
 from krylov.checks import integer
 from krylov.stopping import FixedIterations
 from krylov.torch.curvature import CurvatureOperator
-from krylov.torch.directions import Directions, ModelSolver, Solver
-from krylov.torch.subspace import SubspaceSolver
+from krylov.torch.optim.directions import Directions, ModelSolver, Solver
+from krylov.torch.optim.subspace import SubspaceSolver
 
 __all__ = ["SolveModel", "make_solver"]
 

@@ -12,7 +12,7 @@ J_s is the derivative of the outputs by s, ``R R^T`` the Hessian of the loss at 
 closed form, and e are random signs. Blocks between layers count as zero. M stays the same within a run and is positive
 definite: conjugate gradients correct what the approximation neglects.
 
-Which layers are covered `krylov.torch.affine_layers` says. Parameters of no such layer (convolutions, embeddings,
+Which layers are covered `krylov.torch.optim.affine_layers` says. Parameters of no such layer (convolutions, embeddings,
 normalisation) are divided by the damping and the mean curvature of an entry of the covered ones.
 """
 
@@ -28,9 +28,9 @@ import torch
 from torch import Tensor
 
 from krylov.checks import choice, finite_number, integer
-from krylov.torch.affine_layers import Factors, Layer, measured_factors
 from krylov.torch.curvature import CurvatureOperator
 from krylov.torch.flatten import Parameters
+from krylov.torch.optim.affine_layers import Factors, Layer, measured_factors
 
 __all__ = ["KroneckerFactors", "KroneckerPreconditioner"]
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from krylov.torch.hessian_free import HessianFree
+from krylov.torch.optim.hessian_free import HessianFree
 from krylov.torch.schedules import GeometricSchedule, GeometricThenVariance
 from krylov.torch.training import fit, mlp
 

@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch")
 from torch import nn
 
 from krylov.cli.runs import read_json_lines as read_log
-from krylov.torch.hessian_free import HessianFree
+from krylov.torch.optim.hessian_free import HessianFree
 from krylov.torch.schedules import FixedSize, GeometricSchedule, VarianceSchedule
 from krylov.torch.training import CheckpointError, Ending, NonFiniteLoss, fit, mlp
 from krylov.torch.training.measure import measure

@@ -15,7 +15,7 @@ from krylov.torch.flatten import Parameters
 from krylov.torch.graphs import GaussNewtonGraph, Graph, HessianGraph, output_tensors
 from krylov.torch.guards import Randomness, explained, refuse_unfit
 from krylov.torch.microbatches import WHOLE, MicroBatches, sample_count
-from krylov.torch.record import Ledger
+from krylov.torch.optim.record import Ledger
 from krylov.torch.statistics import GradientStatistics
 
 __all__ = ["Curvature", "Objective"]
