@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 from networks import classifier
 
 import krylov.torch as kt
-from krylov.torch import record as module
+from krylov.torch.optim import record as module
 from krylov.torch.optim.record import GRADIENTS, Ledger
 
 
