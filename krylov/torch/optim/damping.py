@@ -20,7 +20,7 @@ class LevenbergMarquardt:
         lambda of the first step.
     increase, decrease : float
         Factors for ``rho < low`` (and for a rejected step), and for ``rho > high``; 1 and 1 keep lambda as it is. The
-        papers have 3/2 and 2/3; 2 and 1/2 took a third less work from the same starts.
+        papers have 3/2 and 2/3.
     low, high : float
         Bounds of rho.
     minimum, maximum : float

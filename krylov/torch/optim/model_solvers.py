@@ -19,7 +19,7 @@ __all__ = ["SolveModel", "make_solver"]
 SolveModel = Callable[[CurvatureOperator, Tensor, Tensor | None, Any], Directions]
 
 # Iterations of a run. Each run goes on from the last one's result, so that short ones together make a long one, with a
-# new gradient and new curvature on its way: on MNIST and digits half the work of Martens' rule, and less.
+# new gradient and new curvature on its way.
 _ITERATIONS = 10
 
 
