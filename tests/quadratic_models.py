@@ -19,8 +19,8 @@ class Dense:
         self.count += 1
         return self.matrix @ v + self.shift * v
 
-    def __matmul__(self, v):
-        return self.matvec(v)
+    __matmul__ = matvec
+    __call__ = matvec
 
 
 def symmetric(values, seed=0, dtype=torch.float64):
