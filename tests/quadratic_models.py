@@ -19,8 +19,10 @@ class Dense:
         self.count += 1
         return self.matrix @ v + self.shift * v
 
-    __matmul__ = matvec
-    __call__ = matvec
+    def __matmul__(self, v):
+        return self.matvec(v)  # which subclasses replace
+
+    __call__ = __matmul__
 
 
 def symmetric(values, seed=0, dtype=torch.float64):
