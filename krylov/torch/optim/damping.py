@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from krylov.checks import finite_number
 
@@ -49,6 +50,15 @@ class LevenbergMarquardt:
             raise ValueError("low must not be above high")
         if not self.minimum <= self.maximum or not self.initial <= self.maximum:
             raise ValueError("neither minimum nor initial may be above maximum")
+
+    @classmethod
+    def of(cls, damping: Any) -> LevenbergMarquardt:
+        """The rule itself, or one that begins with this number."""
+        if isinstance(damping, cls):
+            return damping
+        if finite_number(damping, "damping") < 0:
+            raise ValueError(f"damping must not be negative, got {damping!r}")
+        return cls(initial=float(damping))
 
     def after(self, damping: float, rho: float) -> float:
         """The next lambda; NaN stands for a step that was rejected or could not be judged."""
