@@ -10,7 +10,10 @@ import torch
 from torch import nn
 
 from krylov.cli.train_settings import Settings
+from krylov.torch.optim.damping import LevenbergMarquardt
 from krylov.torch.optim.hessian_free import HessianFree
+from krylov.torch.optim.linesearch import Armijo
+from krylov.torch.optim.newton_cg import NewtonCG
 from krylov.torch.schedules import (
     FixedSize,
     GeometricSchedule,
@@ -92,22 +95,21 @@ def make_optimizer(settings: Settings, model: nn.Module) -> torch.optim.Optimize
     """The optimizer with its options."""
     parameters = model.parameters()
     if settings.optimizer == "hf":
-        size = settings.precond_size
-        if size is not None and settings.precond in ("none", "jacobi"):
-            raise ValueError(
-                f"--precond-size: --precond {settings.precond} keeps no pairs or vectors"
-            )
         return HessianFree(
             parameters,
-            lr=1.0 if settings.lr is None else settings.lr,
-            weight_decay=settings.weight_decay,
-            curvature=settings.curvature,  # type: ignore[arg-type]
-            solver=settings.solver,  # type: ignore[arg-type]
-            preconditioner=None if settings.precond == "none" else settings.precond,  # type: ignore[arg-type]
-            preconditioner_options={} if size is None else {"m": size},
-            damping=settings.damping,
             stop=settings.inner,
-            seed=settings.seed,
+            damping=settings.damping,
+            **_second_order(settings),
+        )
+    if settings.optimizer == "newton_cg":
+        adapts = settings.damping_rule == "adapted"
+        return NewtonCG(
+            parameters,
+            maxiter=settings.inner or 10,
+            tol=settings.tol,
+            damping=LevenbergMarquardt(settings.damping) if adapts else settings.damping,
+            armijo=Armijo() if settings.line_search == "armijo" else None,
+            **_second_order(settings),
         )
     lr = _RATES[settings.optimizer] if settings.lr is None else settings.lr
     if settings.optimizer == "adam":
@@ -119,6 +121,22 @@ def make_optimizer(settings: Settings, model: nn.Module) -> torch.optim.Optimize
     return torch.optim.LBFGS(
         parameters, lr=lr, max_iter=settings.inner or 10, line_search_fn="strong_wolfe"
     )
+
+
+def _second_order(settings: Settings) -> dict[str, Any]:
+    """Options that the optimizers of second order share."""
+    size = settings.precond_size
+    if size is not None and settings.precond in ("none", "jacobi"):
+        raise ValueError(f"--precond-size: --precond {settings.precond} keeps no pairs or vectors")
+    return {
+        "lr": 1.0 if settings.lr is None else settings.lr,
+        "weight_decay": settings.weight_decay,
+        "curvature": settings.curvature,
+        "solver": settings.solver,
+        "preconditioner": None if settings.precond == "none" else settings.precond,
+        "preconditioner_options": {} if size is None else {"m": size},
+        "seed": settings.seed,
+    }
 
 
 def make_schedules(settings: Settings, count: int) -> dict[str, Any]:

@@ -44,6 +44,9 @@ class Settings:
     precond: str
     precond_size: int | None
     damping: float
+    damping_rule: str
+    line_search: str
+    tol: float
     inner: int | None
     batch: int | None
     gradient_samples: str

@@ -9,6 +9,7 @@ from krylov.torch.implicit import solve
 from krylov.torch.optim.damping import LevenbergMarquardt
 from krylov.torch.optim.hessian_free import HessianFree
 from krylov.torch.optim.linesearch import Armijo
+from krylov.torch.optim.newton_cg import NewtonCG
 from krylov.torch.optim.record import StepRecord
 from krylov.torch.sampling import Sampler
 from krylov.torch.schedules import (
@@ -47,6 +48,7 @@ __all__ = [
     "HessianOperator",
     "History",
     "LevenbergMarquardt",
+    "NewtonCG",
     "NonFiniteLoss",
     "Parameters",
     "Sampler",

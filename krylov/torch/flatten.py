@@ -187,6 +187,11 @@ def _check(tensors: Sequence[Tensor]) -> None:
             raise ValueError(
                 f"a parameter of shape {tuple(tensor.shape)} was made under torch.inference_mode(): make it outside"
             )
+        if tensor.layout is not torch.strided:
+            raise TypeError(
+                f"a parameter of shape {tuple(tensor.shape)} has layout {tensor.layout}: parameters must be dense, "
+                "tensor.to_dense()"
+            )
         if tensor.dtype not in _DTYPES:
             raise TypeError(
                 f"a parameter of shape {tuple(tensor.shape)} is {tensor.dtype}; parameters must be float32 or "

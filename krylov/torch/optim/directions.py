@@ -80,10 +80,20 @@ class ModelSolver:
         Stopping rule.
     maxiter : int
         Iterations at most.
+    last_only : bool
+        Whether the final iterate is the only candidate; else there is a geometric grid of them.
     """
 
-    def __init__(self, solver: Solver, stop: Callable[[Trace], Verdict], maxiter: int) -> None:
+    def __init__(
+        self,
+        solver: Solver,
+        stop: Callable[[Trace], Verdict],
+        maxiter: int,
+        *,
+        last_only: bool = False,
+    ) -> None:
         self._solver, self._stop, self._maxiter = solver, stop, maxiter
+        self._candidates: Any = () if last_only else "geometric"
         self._workspace: Workspace | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -107,7 +117,7 @@ class ModelSolver:
             M=M,
             curvature="track" if self._solver == "bicgstab" else "stop",
             stop=self._stop,
-            candidates="geometric",
+            candidates=self._candidates,
             workspace=self._workspace,
         )
         kept = [

@@ -124,11 +124,16 @@ class LocalModel:
         self.before, self.gradient, self.operator = place.objective.linearise(
             samples.gradient, samples.curvature, kind, self.statistics
         )
-        _refuse_non_finite(self.before, self.gradient)
+        self.norm = float(torch.linalg.vector_norm(self.gradient, dtype=torch.float64))
+        _refuse_non_finite(self.before)
+        if not math.isfinite(self.norm) and not bool(torch.isfinite(self.gradient).all()):
+            raise FloatingPointError(
+                "the gradient has entries that are NaN or infinite though the loss is finite (a square root or "
+                "logarithm at zero?). The parameters are as they were"
+            )
         if samples.evaluation is not samples.gradient:
             self.before = place.objective.loss(samples.evaluation)
             _refuse_non_finite(self.before)
-        self.norm = float(torch.linalg.vector_norm(self.gradient, dtype=torch.float64))
 
     def solve(self, damping: float) -> Directions:
         """Run the solver with this lambda, from what the last run has left; the preconditioner learns from it."""
@@ -204,14 +209,9 @@ class LocalModel:
         )
 
 
-def _refuse_non_finite(value: float, gradient: Tensor | None = None) -> None:
+def _refuse_non_finite(value: float) -> None:
     if not math.isfinite(value):
         raise FloatingPointError(
             f"the loss is {value} before the step: a batch or the parameters hold NaN or infinity, or the model "
             "overflows. The parameters are as they were"
-        )
-    if gradient is not None and not bool(torch.isfinite(gradient).all()):
-        raise FloatingPointError(
-            "the gradient has entries that are NaN or infinite though the loss is finite (a square root or logarithm "
-            "at zero?). The parameters are as they were"
         )

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
 from krylov.checks import integer
-from krylov.stopping import FixedIterations
+from krylov.outcome import Outcome
+from krylov.stopping import FixedIterations, Rule, Trace, Verdict
 from krylov.torch.curvature import CurvatureOperator
 from krylov.torch.optim.directions import Directions, ModelSolver, Solver
 from krylov.torch.optim.subspace import SubspaceSolver
 
-__all__ = ["SolveModel", "make_solver"]
+__all__ = ["SolveModel", "make_solver", "make_truncated_solver"]
 
 #: ``solve(operator, gradient, start, M)`` minimises the model of the operator, shifted, and the gradient.
 SolveModel = Callable[[CurvatureOperator, Tensor, Tensor | None, Any], Directions]
@@ -43,3 +45,29 @@ def make_solver(solver: Solver, stop: Any, maxiter: int) -> SolveModel:
             f"{type(stop).__name__}"
         )
     return SubspaceSolver(min(stop.iterations, maxiter))
+
+
+def make_truncated_solver(solver: Solver, tol: float, maxiter: int) -> SolveModel:
+    """The solver of that name, which goes on to ``|r| <= tol |g|`` and keeps its final iterate only.
+
+    "subspace" has no residual: it takes `maxiter` products.
+    """
+    if solver == "subspace":
+        return SubspaceSolver(maxiter, last_only=True)
+    return ModelSolver(solver, _Tolerance(tol, maxiter), maxiter, last_only=True)
+
+
+@dataclass(frozen=True)
+class _Tolerance(Rule):
+    """Ends a run by the residual of the recurrence: a solver that meets its own tolerance takes a product to verify it.
+
+    At the limit of iterations it would do so too.
+    """
+
+    tol: float
+    iterations: int
+
+    def __call__(self, trace: Trace) -> Verdict:
+        if trace.residual_norm <= self.tol * trace.b_norm:
+            return True
+        return Outcome.ITERATION_LIMIT if trace.niter >= self.iterations else None

@@ -28,7 +28,7 @@ class StepRecord:
     accepted : bool
         Whether the parameters were changed.
     loss_before, loss_after : float
-        On the evaluation sample, with the penalty of weight decay.
+        On the evaluation sample, with the penalty of weight decay; NaN where the loss after was of no interest.
     gradient_norm : float
         Euclidean, on the gradient sample.
     damping : float
@@ -86,6 +86,15 @@ class StepRecord:
     collectives: int
     bytes: int
     seconds: dict[str, float] = field(compare=False)
+
+    @property
+    def visits(self) -> int:
+        """Samples read: once for each gradient, product and loss."""
+        return (
+            self.gradient_samples
+            + self.products * self.curvature_samples
+            + self.evaluations * self.evaluation_samples
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """For a log: plain numbers and words."""

@@ -28,6 +28,8 @@ class SubspaceSolver:
     ----------
     iterations : int
         k: products of a run, and one more with a warm start.
+    last_only : bool
+        Whether the step in the whole span is the only candidate.
 
     Notes
     -----
@@ -49,8 +51,8 @@ class SubspaceSolver:
     direction in the span.
     """
 
-    def __init__(self, iterations: int) -> None:
-        self._iterations = iterations
+    def __init__(self, iterations: int, *, last_only: bool = False) -> None:
+        self._iterations, self._last_only = iterations, last_only
         self._storage: Tensor | None = None
         self._subspace: _Subspace | None = None
         # Whose subspace it is. Weak: no graph shall live on until the next step.
@@ -77,7 +79,7 @@ class SubspaceSolver:
             finally:
                 operator.shift = damping
             self._subspace, self._operator = subspace, weakref.ref(operator)
-        return subspace.directions(damping)
+        return subspace.directions(damping, self._last_only)
 
     def _build(
         self, operator: CurvatureOperator, gradient: Tensor, start: Tensor | None, damping: float
@@ -129,10 +131,10 @@ class _Subspace:
     outcome: Outcome
     gradient: Tensor
 
-    def directions(self, damping: float) -> Directions:
+    def directions(self, damping: float, last_only: bool) -> Directions:
         rounding = _ROUNDING[self.Q.dtype]
         kept = []
-        for j in _grid(self.iterations):
+        for j in _grid(self.iterations)[-1 if last_only else 0 :]:
             y, value = self._step(self._leading(j), damping)
             step = y.to(self.Q) @ self.Q
             if bool(torch.isfinite(step).all()):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from krylov.torch.optim.hessian_free import HessianFree
+from krylov.torch.optim.newton_cg import NewtonCG
 from krylov.torch.sampling import Sampler
 from krylov.torch.schedules import FixedSize, Schedule
 from krylov.torch.training.data import Data
@@ -20,6 +21,7 @@ from krylov.torch.training.iteration import (
     Task,
 )
 from krylov.torch.training.measure import Loss, error_rate
+from krylov.torch.training.newton import NewtonIteration
 from krylov.torch.training.options import FitOptions
 from krylov.torch.training.run import Problem, Run
 from krylov.torch.training.samples import as_samples, check_finite, check_targets
@@ -44,7 +46,7 @@ def fit(
     """Train a model.
 
     Any optimizer will do. `HessianFree` is given gradient, curvature and evaluation samples; ``torch.optim.LBFGS`` a
-    closure over the whole sample; all others, which are taken for first-order ones, an epoch of mini-batches an
+    closure over the whole sample; all others, `NewtonCG` and what is taken for first-order, an epoch of mini-batches an
     iteration. Costs are counted alike for all.
 
     Parameters
@@ -72,7 +74,7 @@ def fit(
     gradient_schedule, curvature_schedule : Schedule
         Sizes of the samples; by default all data, and the gradient sample. The second one is for `HessianFree` only.
     gradient_samples, curvature_samples : {"nested", "fresh"}
-        How they are drawn: ``"nested"`` and ``"fresh"`` by default. First-order optimizers always see fresh ones.
+        How they are drawn: ``"nested"`` and ``"fresh"`` by default. Mini-batches are always those of fresh ones.
     evaluation : {"gradient", "held_out"}
         The samples that `HessianFree` judges steps by.
     metric : callable
@@ -199,7 +201,7 @@ def _iteration(
 
     gradient = options.gradient_schedule or FixedSize(count)
     curvature = options.curvature_schedule or FixedSize(count)
-    if hasattr(optimizer, "step_batches"):
+    if hasattr(optimizer, "step_batches") and not isinstance(optimizer, NewtonCG):
         batch = options.batch or _MICRO_BATCH
         # Two seeds: a fresh curvature sample is not to repeat the draws of the gradient sample.
         samplers = (
@@ -221,9 +223,8 @@ def _iteration(
             task, optimizer, sampler(mode, options.seed), gradient, batch
         ), batch
     batch = options.batch or _MINI_BATCH
-    return MiniBatchIteration(
-        task, optimizer, sampler("fresh", options.seed), gradient, batch
-    ), batch
+    kind = NewtonIteration if isinstance(optimizer, NewtonCG) else MiniBatchIteration
+    return kind(task, optimizer, sampler("fresh", options.seed), gradient, batch), batch
 
 
 def _refuse_second_order(options: FitOptions, gradient: Schedule) -> None:

@@ -61,14 +61,9 @@ class SecondOrderIteration:
         record = self._optimizer.last_step
         entries = record.as_dict()
         seconds = entries.pop("seconds")
-        visits = (
-            record.gradient_samples
-            + record.products * record.curvature_samples
-            + record.evaluations * record.evaluation_samples
-        )
         return Spent(
             record.cost,
-            visits,
+            record.visits,
             record.collectives,
             record.gradient_samples,
             record.curvature_samples,

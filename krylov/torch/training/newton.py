@@ -1,0 +1,47 @@
+"""An outer iteration of `NewtonCG`: an epoch of mini-batches, a step each."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import torch
+
+from krylov.torch.training.iteration import FirstOrderIteration, Spent
+
+__all__ = ["NewtonIteration"]
+
+_SUMS = ("iterations", "products", "evaluations", "collectives", "bytes", "visits", "cost")
+
+
+class NewtonIteration(FirstOrderIteration):
+    """Goes through a sample of the schedule's size once; records are of the last step, with sums over all."""
+
+    def __call__(self, step: int) -> Spent:
+        """Take them."""
+        count, batches = self._draw()
+        sums: Counter[str] = Counter()
+        seconds: Counter[str] = Counter()
+        for number, indices in enumerate(batches, 1):
+            try:
+                self._optimizer.step_batches(
+                    self._task.evaluate, gradient=[self._task.take(indices)]
+                )
+            except FloatingPointError:
+                with torch.no_grad():
+                    where = f"iteration {step}, mini-batch {number} of {len(batches)}"
+                    self._task.finite_loss(indices, where)
+                raise
+            record = self._optimizer.last_step
+            sums.update({name: getattr(record, name) for name in _SUMS})
+            sums["rejected"] += not record.accepted
+            seconds.update(record.seconds)
+        entries = {**record.as_dict(), **sums}
+        del entries["seconds"], entries["visits"]
+        return Spent(
+            sums["cost"],
+            sums["visits"],
+            sums["collectives"],
+            count,
+            optimizer=entries | {"gradient_equivalents": sums["cost"] / count},
+            seconds=seconds,
+        )
