@@ -6,7 +6,7 @@ from collections import Counter
 
 import torch
 
-from krylov.torch.training.iteration import FirstOrderIteration, Spent
+from krylov.torch.training.iteration import FirstOrderIteration, NonFiniteLoss, Spent
 
 __all__ = ["NewtonIteration"]
 
@@ -22,15 +22,15 @@ class NewtonIteration(FirstOrderIteration):
         sums: Counter[str] = Counter()
         seconds: Counter[str] = Counter()
         for number, indices in enumerate(batches, 1):
+            where = f"iteration {step}, mini-batch {number} of {len(batches)}"
             try:
                 self._optimizer.step_batches(
                     self._task.evaluate, gradient=[self._task.take(indices)]
                 )
-            except FloatingPointError:
+            except FloatingPointError as error:
                 with torch.no_grad():
-                    where = f"iteration {step}, mini-batch {number} of {len(batches)}"
-                    self._task.finite_loss(indices, where)
-                raise
+                    self._task.finite_loss(indices, where)  # names the sample
+                raise NonFiniteLoss(f"{where}: {error}") from error
             record = self._optimizer.last_step
             sums.update({name: getattr(record, name) for name in _SUMS})
             sums["rejected"] += not record.accepted
