@@ -11,7 +11,7 @@ from typing import Any
 
 from krylov.outcome import Outcome
 
-__all__ = ["GRADIENTS", "Ledger", "StepRecord"]
+__all__ = ["GRADIENTS", "Ledger", "StepRecord", "samples_read"]
 
 #: Floating-point work in gradients of the same samples, for chains of layers (forward 1, backward 2).
 GRADIENTS = {"loss": 1 / 3, "gradient": 1.0, "ggn": 4 / 3, "hessian": 2.0, "probe": 2 / 3}
@@ -87,20 +87,20 @@ class StepRecord:
     bytes: int
     seconds: dict[str, float] = field(compare=False)
 
-    @property
-    def visits(self) -> int:
-        """Samples read: once for each gradient, product and loss."""
-        return (
-            self.gradient_samples
-            + self.products * self.curvature_samples
-            + self.evaluations * self.evaluation_samples
-        )
-
     def as_dict(self) -> dict[str, Any]:
         """For a log: plain numbers and words."""
         entries = asdict(self)
         entries["outcome"] = None if self.outcome is None else self.outcome.name
         return entries
+
+
+def samples_read(record: StepRecord) -> int:
+    """Once for each gradient, product and loss."""
+    return (
+        record.gradient_samples
+        + record.products * record.curvature_samples
+        + record.evaluations * record.evaluation_samples
+    )
 
 
 class Ledger:

@@ -6,11 +6,12 @@ from collections import Counter
 
 import torch
 
+from krylov.torch.optim.record import samples_read
 from krylov.torch.training.iteration import FirstOrderIteration, NonFiniteLoss, Spent
 
 __all__ = ["NewtonIteration"]
 
-_SUMS = ("iterations", "products", "evaluations", "collectives", "bytes", "visits", "cost")
+_SUMS = ("iterations", "products", "evaluations", "collectives", "bytes", "cost")
 
 
 class NewtonIteration(FirstOrderIteration):
@@ -19,6 +20,7 @@ class NewtonIteration(FirstOrderIteration):
     def __call__(self, step: int) -> Spent:
         """Take them."""
         count, batches = self._draw()
+        visits = 0
         sums: Counter[str] = Counter()
         seconds: Counter[str] = Counter()
         for number, indices in enumerate(batches, 1):
@@ -33,13 +35,14 @@ class NewtonIteration(FirstOrderIteration):
                 raise NonFiniteLoss(f"{where}: {error}") from error
             record = self._optimizer.last_step
             sums.update({name: getattr(record, name) for name in _SUMS})
+            visits += samples_read(record)
             sums["rejected"] += not record.accepted
             seconds.update(record.seconds)
         entries = {**record.as_dict(), **sums}
-        del entries["seconds"], entries["visits"]
+        del entries["seconds"]
         return Spent(
             sums["cost"],
-            sums["visits"],
+            visits,
             sums["collectives"],
             count,
             optimizer=entries | {"gradient_equivalents": sums["cost"] / count},

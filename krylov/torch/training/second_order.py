@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from krylov.torch.optim.record import samples_read
 from krylov.torch.sampling import Sampler
 from krylov.torch.schedules import Schedule
 from krylov.torch.training.iteration import Spent, Task
@@ -63,7 +64,7 @@ class SecondOrderIteration:
         seconds = entries.pop("seconds")
         return Spent(
             record.cost,
-            record.visits,
+            samples_read(record),
             record.collectives,
             record.gradient_samples,
             record.curvature_samples,
