@@ -204,7 +204,8 @@ class _Iteration:
             best, last = directions.candidates[chosen], directions.candidates[-1]
             value = last.value
             if self.scale is not None and last.iteration > 0:
-                value = self._model(operator, gradient, kind, candidates[-1])
+                shift = damping if last.damping is None else last.damping
+                value = self._model(operator, gradient, kind, candidates[-1], shift)
             rho = (loss - self.before) / value if value < 0 else math.nan
             step = candidates[chosen]
             trial = _Trial(directions, damping, best.iteration, step, rho, loss, negative)
@@ -239,9 +240,15 @@ class _Iteration:
         return step if self.scale is None else step * self.scale
 
     def _model(
-        self, operator: CurvatureOperator, gradient: Tensor, kind: Curvature, step: Tensor
+        self,
+        operator: CurvatureOperator,
+        gradient: Tensor,
+        kind: Curvature,
+        step: Tensor,
+        damping: float,
     ) -> float:
         """The value of the model at a step that learning rates have scaled: the solver knows that of its iterates."""
+        operator.shift = damping
         with self.ledger.part("solve"):
             product = operator @ step
         self.ledger.spend(kind, self.samples.sizes[1], 1)
