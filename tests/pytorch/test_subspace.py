@@ -24,6 +24,8 @@ from krylov.torch.optim.subspace import SubspaceSolver
 
 DTYPES = [torch.float64, torch.float32]
 PRECISION = {torch.float64: 1e-8, torch.float32: 1e-3}
+#: Dampings of the candidates, in units of that of the operator.
+FACTORS = [9, 3, 1, 1 / 3, 1 / 9]
 
 
 def saddle_free(A, g, shift):
@@ -52,24 +54,31 @@ def step_within(A, g, Q, shift):
     return -V @ ((V.T @ g.double()) / (t.abs() + shift))
 
 
+def check_exact(found, A, g, shift, tolerance=1e-8):
+    """All candidates are steps of the whole space."""
+    for c, factor in zip(found.candidates, FACTORS, strict=True):
+        wanted = saddle_free(A, g, factor * shift)
+        torch.testing.assert_close(c.step.double(), wanted, rtol=tolerance, atol=tolerance)
+
+
 @pytest.mark.parametrize("values", [DEFINITE, INDEFINITE], ids=["definite", "indefinite"])
 def test_the_whole_space_gives_the_exact_step(values):
     A, g = symmetric(values), vector(20)
     found = SubspaceSolver(20)(Dense(A, 0.3), g, None)
-    last = found.candidates[-1]
-    torch.testing.assert_close(last.step, saddle_free(A, g, 0.3), rtol=1e-8, atol=1e-8)
-    assert (last.iteration, found.iterations) == (20, 20)
+    check_exact(found, A, g, 0.3)
+    middle = found.candidates[2]
+    assert (middle.iteration, found.iterations) == (20, 20)
     assert found.negative_curvature == (min(values) < 0)
     if min(values) > 0:
         newton = torch.linalg.solve(A + 0.3 * torch.eye(20, dtype=A.dtype), -g)
-        torch.testing.assert_close(last.step, newton, rtol=1e-8, atol=1e-8)
+        torch.testing.assert_close(middle.step, newton, rtol=1e-8, atol=1e-8)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("warm", [False, True], ids=["cold", "warm"])
 @pytest.mark.parametrize("values", [DEFINITE, INDEFINITE], ids=["definite", "indefinite"])
 @pytest.mark.parametrize("k", [1, 2, 8])
-def test_candidates_are_the_steps_in_the_leading_subspaces(k, values, warm, dtype):
+def test_candidates_are_the_steps_in_the_span_with_five_dampings(k, values, warm, dtype):
     A, g = symmetric(values, dtype=dtype), vector(20, dtype=dtype)
     start = 0.3 * vector(20, 2, dtype) if warm else None
     operator = Dense(A, 0.3)
@@ -77,27 +86,34 @@ def test_candidates_are_the_steps_in_the_leading_subspaces(k, values, warm, dtyp
     assert operator.count == k + warm
     assert operator.shift == 0.3
     assert found.outcome is Outcome.STOPPED_BY_RULE
-    assert [c.iteration for c in found.candidates] == [j for j in (1, 2, 3, 4, 5, 7, 8) if j <= k]
+    assert [c.iteration for c in found.candidates] == [k] * 5
+    assert [c.damping for c in found.candidates] == pytest.approx([0.3 * f for f in FACTORS])
     r = -g if start is None else -g - A @ start - 0.3 * start
+    Q = orthonormal(*krylov_basis(A, r, k), *([] if start is None else [start]))
     for c in found.candidates:
-        basis = krylov_basis(A, r, c.iteration)
-        Q = orthonormal(*basis, *([] if start is None else [start]))
-        wanted = step_within(A, g, Q, 0.3)
+        wanted = step_within(A, g, Q, c.damping)
         precision = PRECISION[dtype]
         torch.testing.assert_close(c.step.double(), wanted, rtol=precision, atol=precision)
         assert c.step.dtype == dtype
-        assert c.value == pytest.approx(model(A, g, c.step, 0.3), rel=precision)
+        assert c.value == pytest.approx(model(A, g, c.step, c.damping), rel=precision)
         assert float(g @ c.step) < 0
+    lengths = [float(c.step.norm()) for c in found.candidates]
+    assert lengths == sorted(lengths)
+
+
+def test_without_damping_there_is_one_candidate():
+    A, g = symmetric(INDEFINITE), vector(20)
+    (only,) = SubspaceSolver(20)(Dense(A), g, None).candidates
+    torch.testing.assert_close(only.step, saddle_free(A, g, 0.0), rtol=1e-8, atol=1e-8)
+    assert only.damping == 0
 
 
 def test_no_candidate_is_worse_than_conjugate_gradients_with_as_many_products():
     A, g, start = symmetric(DEFINITE), vector(20), 0.3 * vector(20, 2)
     ours = SubspaceSolver(6)(Dense(A, 0.1), g, start)
     theirs = ModelSolver("cg", FixedIterations(6), 100)(Dense(A, 0.1), g, start, None)
-    values = {c.iteration: c.value for c in theirs.candidates}
-    assert len(values) > 3
-    for c in ours.candidates:
-        assert c.value < values.get(c.iteration, math.inf)
+    assert ours.candidates[2].damping == 0.1
+    assert ours.candidates[2].value < theirs.candidates[-1].value
 
 
 def test_the_last_direction_is_in_the_span():
@@ -105,16 +121,15 @@ def test_the_last_direction_is_in_the_span():
     A, g = symmetric(DEFINITE), vector(20)
     newton = torch.linalg.solve(A + 0.3 * torch.eye(20, dtype=A.dtype), -g)
     found = SubspaceSolver(2)(Dense(A, 0.3), g, 0.5 * newton + 1e-3 * vector(20, 3))
-    assert float((found.candidates[-1].step - newton).norm()) < 0.02 * float(newton.norm())
+    assert float((found.candidates[2].step - newton).norm()) < 0.02 * float(newton.norm())
     cold = SubspaceSolver(3)(Dense(A, 0.3), g, None)
-    assert float((cold.candidates[-1].step - newton).norm()) > 0.2 * float(newton.norm())
+    assert float((cold.candidates[2].step - newton).norm()) > 0.2 * float(newton.norm())
 
 
 def test_a_direction_that_the_lanczos_vectors_span_already_adds_nothing():
     A, g = symmetric(INDEFINITE), vector(20)
     found = SubspaceSolver(20)(Dense(A, 0.3), g, 0.3 * vector(20, 2))
-    wanted = saddle_free(A, g, 0.3)
-    torch.testing.assert_close(found.candidates[-1].step, wanted, rtol=1e-8, atol=1e-8)
+    check_exact(found, A, g, 0.3)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -124,7 +139,7 @@ def test_an_exact_start_does_not_become_the_residual(dtype):
     found = SubspaceSolver(4)(Dense(A, 0.3), g, newton)
     for c in found.candidates:
         assert float(g @ c.step) < 0
-        assert c.value == pytest.approx(model(A, g, c.step, 0.3), rel=PRECISION[dtype])
+        assert c.value == pytest.approx(model(A, g, c.step, c.damping), rel=PRECISION[dtype])
 
 
 def test_another_damping_costs_no_product():
@@ -134,9 +149,10 @@ def test_another_damping_costs_no_product():
     for shift in (0.4, 10.0, 0.01):
         operator.shift = shift
         found = solve(operator, g, None)
-        wanted = saddle_free(A, g, shift)
-        torch.testing.assert_close(found.candidates[-1].step, wanted, rtol=1e-8, atol=1e-8)
-        assert found.candidates[-1].value == pytest.approx(model(A, g, wanted, shift))
+        check_exact(found, A, g, shift)
+        assert found.candidates[2].value == pytest.approx(
+            model(A, g, saddle_free(A, g, shift), shift)
+        )
     assert operator.count == 20
 
 
@@ -147,11 +163,9 @@ def test_another_gradient_or_operator_begins_anew():
     other = vector(20, 7)
     found = solve(operator, other, None)
     assert operator.count == 40
-    wanted = saddle_free(A, other, 0.1)
-    torch.testing.assert_close(found.candidates[-1].step, wanted, rtol=1e-8, atol=1e-8)
+    check_exact(found, A, other, 0.1)
     found = solve(Dense(3 * A, 0.1), other, None)
-    wanted = saddle_free(3 * A, other, 0.1)
-    torch.testing.assert_close(found.candidates[-1].step, wanted, rtol=1e-8, atol=1e-8)
+    check_exact(found, 3 * A, other, 0.1)
 
 
 def test_the_operator_is_not_kept_alive():
@@ -183,7 +197,7 @@ def test_an_invariant_subspace_ends_the_run(dtype):
     assert found.iterations == operator.count == 3
     assert found.negative_curvature
     wanted = -g / (A.diagonal().abs() + 0.5)
-    torch.testing.assert_close(found.candidates[-1].step, wanted)
+    torch.testing.assert_close(found.candidates[2].step, wanted)
 
 
 @pytest.mark.parametrize("warm", [False, True], ids=["cold", "warm"])
@@ -205,7 +219,7 @@ def test_products_that_are_not_finite_give_what_was_found_before(bad, warm):
             assert torch.isfinite(c.step).all()
             assert float(g @ c.step) < 0
             if c.iteration:
-                assert c.value == pytest.approx(model(A, g, c.step, 0.3), rel=1e-9)
+                assert c.value == pytest.approx(model(A, g, c.step, c.damping), rel=1e-9)
 
 
 def test_an_exception_leaves_the_shift():
@@ -242,8 +256,7 @@ def test_small_curvature_beside_large_damping_keeps_its_digits():
     solve, operator = SubspaceSolver(20), Dense(A, 1e6)
     solve(operator, g, None)
     operator.shift = 0.3
-    step = solve(operator, g, None).candidates[-1].step
-    torch.testing.assert_close(step.double(), saddle_free(A, g, 0.3), rtol=1e-3, atol=1e-3)
+    check_exact(solve(operator, g, None), A, g, 0.3, tolerance=1e-3)
 
 
 @pytest.mark.parametrize("stop", [None, 4, FixedIterations(4)], ids=["default", "int", "rule"])
@@ -292,7 +305,7 @@ def test_a_step_of_the_optimizer_is_the_dense_one(curvature):
     problem = classifier(1)
     point = problem.read()
     B, g = problem.curvature(curvature, point), problem.gradient(point)
-    step = saddle_free(B, g, 0.5)
+    step = saddle_free(B, g, 0.5 / 9)  # the longest candidate is where the next run starts
     optimizer = kt.HessianFree(
         problem.parameters, curvature=curvature, solver="subspace", damping=0.5, stop=50
     )
@@ -300,6 +313,19 @@ def test_a_step_of_the_optimizer_is_the_dense_one(curvature):
     assert optimizer.last_step.accepted
     memory = optimizer.state_dict()["hessian_free"]["memory"]
     torch.testing.assert_close(memory["direction"], step, rtol=1e-6, atol=1e-6)
+
+
+def test_rho_of_a_scaled_step_is_that_of_the_model_with_its_own_damping():
+    problem = regression()
+    point = problem.read()
+    B, g = problem.hessian(point), problem.gradient(point)
+    optimizer = kt.HessianFree(problem.parameters, solver="subspace", damping=0.5, lr=0.5, stop=50)
+    before = float(problem()[0].detach())
+    optimizer.step(problem)
+    step = 0.5 * saddle_free(B, g, 0.5 / 9)
+    torch.testing.assert_close(problem.read(), point + step, rtol=1e-7, atol=1e-7)
+    wanted = (float(problem()[0].detach()) - before) / model(B, g, step, 0.5 / 9)
+    assert optimizer.last_step.rho == pytest.approx(wanted, rel=1e-6)
 
 
 def test_rejected_steps_are_tried_again_at_no_product():

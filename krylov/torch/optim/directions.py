@@ -38,11 +38,14 @@ class Candidate:
         d.
     value : float
         q(d); NaN where the model is unbounded along d.
+    damping : float or None
+        Lambda of its model, where that is not the operator's shift.
     """
 
     iteration: int
     step: Tensor
     value: float
+    damping: float | None = None
 
 
 @dataclass(frozen=True)

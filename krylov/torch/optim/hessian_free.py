@@ -49,7 +49,7 @@ class HessianFree(SecondOrder):
     solver : {"flexible_cg", "cg", "bicgstab", "subspace"}
         With "ggn" and "cg" this is GN-CG of He et al. (2016), with "hessian" and "cg" HF-CG, with "hybrid" Hybrid-CG,
         with "hessian" and "bicgstab" HF-Bi-CG-STAB. "subspace" takes saddle-free Newton steps in a Krylov subspace,
-        and tries another damping at no product.
+        and compares five dampings, 9 lambda to lambda / 9, at no product.
     preconditioner : {"lbfgs", "ritz", "nystrom", "jacobi", "kronecker", None}
         "lbfgs" and "ritz" learn from each run for the next; "nystrom" takes m products for a sketch as long as runs
         are long enough to pay for it; "jacobi" computes a diagonal in every step; "kronecker" (K-FAC) approximates the

@@ -158,8 +158,10 @@ class LocalModel:
         """``g.step``; not finite where an entry of the step is not."""
         return float(self.gradient.double() @ step.double())
 
-    def value(self, step: Tensor) -> float:
-        """The value of q at a step that is no iterate; it takes a product."""
+    def value(self, step: Tensor, damping: float | None = None) -> float:
+        """The model at a step that is no iterate, with this lambda or that of the last run; it takes a product."""
+        if damping is not None:
+            self.operator.shift = damping
         with self.place.ledger.part("solve"):
             product = self.operator @ step
         self.place.ledger.spend(self.kind, self.place.samples.sizes[1], 1)

@@ -141,7 +141,7 @@ def _solve(method: HessianFreeMethod, memory: HessianFreeMemory, model: LocalMod
         chosen, loss = backtrack(steps, place.loss_after)
         last = directions.candidates[-1]
         scaled = place.scale is not None and last.iteration > 0
-        value = model.value(steps[-1]) if scaled else last.value
+        value = model.value(steps[-1], last.damping) if scaled else last.value
         rho = (loss - before) / value if value < 0 else math.nan
         iteration = directions.candidates[chosen].iteration
         trial = _Trial(directions, damping, iteration, steps[chosen], rho, loss, negative)

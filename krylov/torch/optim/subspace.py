@@ -18,7 +18,8 @@ __all__ = ["SubspaceSolver"]
 
 # Curvature below this part of the largest is rounding, by the digits of the vectors.
 _ROUNDING = {torch.float32: 1e-5, torch.float64: 1e-10}
-_GRID = 1.3  # from the dimension of one candidate's subspace to that of the next
+# Candidates: lambda times powers of three, from the shortest step to the longest.
+_FACTORS = (9.0, 3.0, 1.0, 1 / 3, 1 / 9)
 
 
 class SubspaceSolver:
@@ -29,7 +30,7 @@ class SubspaceSolver:
     iterations : int
         k: products of a run, and one more with a warm start.
     last_only : bool
-        Whether the step in the whole span is the only candidate.
+        Whether d(lambda) is the only candidate.
 
     Notes
     -----
@@ -42,7 +43,8 @@ class SubspaceSolver:
     length: d is a descent direction for every lambda. The same operator and gradient with another lambda need no
     product.
 
-    Candidates are the steps in the span of the last direction and the first j Lanczos vectors, j on a geometric grid.
+    Candidates are d(9 lambda), d(3 lambda) ... d(lambda / 9), in this order; a candidate's value is that of the model
+    with its own damping. So lambda is found by losses where it lags behind, and not only by the next steps.
 
     References
     ----------
@@ -100,13 +102,11 @@ class SubspaceSolver:
                 product = None
         run = _lanczos(operator, residual, Q[:-1])
         k, T = len(run.alphas), run.tridiagonal()
-        last = torch.zeros(0, dtype=torch.float64)
         if product is not None and k:
             assert start is not None
             # B Q = Q T + beyond e_k^T, so that of the last direction's products only two are not zero.
             rest, c = _orthogonalised(start, Q[:k])
             length = _norm(rest)
-            last = c
             if length > torch.finfo(gradient.dtype).eps ** 0.5 * _norm(start):
                 q = torch.div(rest, length, out=Q[k])
                 coupling = _dot(q, run.beyond)
@@ -114,57 +114,42 @@ class SubspaceSolver:
                 T = torch.nn.functional.pad(T, (0, 1, 0, 1))
                 T[k, k - 1] = T[k - 1, k] = coupling
                 T[k, k] = own
-                last = torch.cat([c, torch.tensor([length], dtype=torch.float64)])
         used = Q[: len(T)]
-        return _Subspace(used, T, (used @ gradient).double().cpu(), last, k, run.outcome, gradient)
+        return _Subspace(used, T, (used @ gradient).double().cpu(), k, run.outcome, gradient)
 
 
 @dataclass(frozen=True)
 class _Subspace:
-    """An orthonormal basis Q (as rows), ``T = Q^T B Q``, and the coordinates of g and of the last direction."""
+    """An orthonormal basis Q (as rows), ``T = Q^T B Q``, and the coordinates of g."""
 
     Q: Tensor
     T: Tensor
     g: Tensor
-    last: Tensor
     iterations: int
     outcome: Outcome
     gradient: Tensor
 
     def directions(self, damping: float, last_only: bool) -> Directions:
-        rounding = _ROUNDING[self.Q.dtype]
-        kept = []
-        for j in _grid(self.iterations)[-1 if last_only else 0 :]:
-            y, value = self._step(self._leading(j), damping)
-            step = y.to(self.Q) @ self.Q
-            if bool(torch.isfinite(step).all()):
-                kept.append(Candidate(j, step, value))
+        factors = (1.0,) if last_only or not damping > 0 else _FACTORS
+        kept: list[Candidate] = []
         negative = False
         if self.iterations:
-            t = torch.linalg.eigvalsh(self.T)
-            negative = bool(t[0] < -rounding * t.abs().max())
+            t, U = torch.linalg.eigh(self.T)
+            negative = bool(t[0] < -_ROUNDING[self.Q.dtype] * t.abs().max())
+            c = U.T @ self.g
+            for factor in factors:
+                y, value = self._step(t, c, factor * damping)
+                step = (U @ y).to(self.Q) @ self.Q
+                if bool(torch.isfinite(step).all()):
+                    kept.append(Candidate(self.iterations, step, value, factor * damping))
         steepest = Candidate(0, -self.gradient, math.nan)
         return Directions(kept or [steepest], self.outcome, self.iterations, negative)
 
-    def _leading(self, j: int) -> Tensor:
-        """Coordinates of an orthonormal basis of the span of j Lanczos vectors and the last direction."""
-        W = torch.eye(len(self.T), j, dtype=torch.float64)
-        rest = self.last.clone()
-        rest[:j] = 0
-        length = torch.linalg.vector_norm(rest)
-        if not length > _ROUNDING[self.Q.dtype] * torch.linalg.vector_norm(self.last):
-            return W
-        rest = torch.nn.functional.pad(rest / length, (0, len(self.T) - len(rest)))
-        return torch.cat([W, rest[:, None]], 1)
-
-    def _step(self, W: Tensor, damping: float) -> tuple[Tensor, float]:
-        """Coordinates of d(lambda) within W, and the value of the model there."""
-        t, U = torch.linalg.eigh(W.T @ self.T @ W)
-        V = W @ U
-        c = V.T @ self.g
+    def _step(self, t: Tensor, c: Tensor, damping: float) -> tuple[Tensor, float]:
+        """Eigenvector coordinates of d(lambda), and the value of the model with this lambda there."""
         least = torch.finfo(self.Q.dtype).eps * t.abs().max()
         y = -c / (t.abs().clamp_min(least) + damping)
-        return V @ y, float(c @ y + y @ ((t + damping) * y) / 2)
+        return y, float(c @ y + y @ ((t + damping) * y) / 2)
 
 
 @dataclass(frozen=True)
@@ -214,15 +199,6 @@ def _orthogonalised(v: Tensor, Q: Tensor) -> tuple[Tensor, Tensor]:
     again = Q @ rest
     rest.addmv_(Q.T, again, alpha=-1)
     return rest, (h.double() + again.double()).cpu()
-
-
-def _grid(last: int) -> list[int]:
-    """1, 2, 3 ... in geometric progression, and the last."""
-    points, x = {last}, 1.0
-    while x < last:
-        points.add(math.ceil(x))
-        x *= _GRID
-    return sorted(points - {0})
 
 
 def _norm(v: Tensor) -> float:
