@@ -9,6 +9,13 @@ from krylov.torch.implicit import solve
 from krylov.torch.optim.damping import LevenbergMarquardt
 from krylov.torch.optim.hessian_free import HessianFree
 from krylov.torch.optim.linesearch import Armijo
+from krylov.torch.optim.neumann import Neumann, NeumannStep
+from krylov.torch.optim.neumann_series import (
+    NeumannRate,
+    NeumannSeries,
+    NeumannSeriesStep,
+    neumann_rate,
+)
 from krylov.torch.optim.record import StepRecord
 from krylov.torch.sampling import Sampler
 from krylov.torch.schedules import (
@@ -18,6 +25,7 @@ from krylov.torch.schedules import (
     GradientStatistics,
     VarianceSchedule,
 )
+from krylov.torch.spectrum import SpectrumRecord, SpectrumTracker
 from krylov.torch.training import (
     CheckpointError,
     Data,
@@ -47,9 +55,16 @@ __all__ = [
     "HessianOperator",
     "History",
     "LevenbergMarquardt",
+    "Neumann",
+    "NeumannRate",
+    "NeumannSeries",
+    "NeumannSeriesStep",
+    "NeumannStep",
     "NonFiniteLoss",
     "Parameters",
     "Sampler",
+    "SpectrumRecord",
+    "SpectrumTracker",
     "StepRecord",
     "VarianceSchedule",
     "autoencoder",
@@ -57,5 +72,6 @@ __all__ = [
     "fit",
     "load_data",
     "mlp",
+    "neumann_rate",
     "solve",
 ]

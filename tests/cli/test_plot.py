@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from krylov.cli.curves import AXES, _points
+from krylov.cli.curves import AXES, points
 from krylov.cli.runs import RunLog, read_run
 
 pytest.importorskip("matplotlib")
@@ -97,7 +97,7 @@ def test_a_run_that_is_still_going(log):
 
 def test_gaps_are_left_out():
     gaps = RunLog("x", [record(0), record(1, loss=None), {"step": 2}])
-    assert _points(gaps, "step", "loss") == ([0.0], [2.0])
+    assert points(gaps, "step", "loss") == ([0.0], [2.0])
 
 
 def test_zero_losses_are_no_error(run, log, tmp_path):

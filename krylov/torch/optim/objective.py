@@ -24,8 +24,8 @@ Curvature = Literal["ggn", "hessian"]
 Batches = Sequence[Any]
 
 _BACKWARD = (
-    "the closure must not call backward(): HessianFree differentiates the loss itself. Return the loss, or loss and "
-    "outputs, and leave out backward() and zero_grad()"
+    "the closure must not call backward(): the optimizer differentiates the loss itself. Return the loss, or loss "
+    "and outputs, and leave out backward() and zero_grad()"
 )
 
 
