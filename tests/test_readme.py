@@ -1,4 +1,4 @@
-"""The programs in the README and in docs/hessian_free.md run as they stand there."""
+"""The programs in the README, in docs/hessian_free.md and in docs/neumann.md run as they stand there."""
 
 import re
 from pathlib import Path
@@ -7,13 +7,14 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXTS = [
-    (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/hessian_free.md")
+    (ROOT / name).read_text(encoding="utf-8")
+    for name in ("README.md", "docs/hessian_free.md", "docs/neumann.md")
 ]
 PROGRAMS = re.findall(r"^```python\n(.*?)^```", "\n".join(TEXTS), re.MULTILINE | re.DOTALL)
 
 
 def test_there_are_programs():
-    assert len(PROGRAMS) >= 4
+    assert len(PROGRAMS) >= 6
 
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda text: text.splitlines()[2])

@@ -18,9 +18,8 @@ from krylov.torch.optim.neumann_schedule import Clock, Timetable, momentum_range
 from krylov.torch.optim.neumann_update import (
     Bucket,
     Coefficients,
-    distance,
-    largest_entry,
-    offsets,
+    finite,
+    length,
     plain_step,
     update,
 )
@@ -31,6 +30,8 @@ _KEY = "neumann"
 # Attributes that torch does not know of.
 _OWN = ("_timetable", "_clock", "_training", "_alpha", "_beta", "_gamma", "last_step")
 _DTYPES = (torch.float32, torch.float64)
+#: A factor that float32 parameters would not survive.
+_BEYOND = 1e30
 #: The paper's beta, for each parameter.
 _BETA = 1e-5
 
@@ -271,19 +272,22 @@ class Neumann(Optimizer):
             for bucket in buckets:
                 plain_step(bucket)
         else:
-            differences: list[list[Tensor]] | list[None] = [None] * len(buckets)
             if self._regularised and not plan.reset:
-                differences = [offsets(bucket) for bucket in buckets]
-                r = distance(differences)
+                r = length([bucket.u for bucket in buckets])
                 if not math.isfinite(r):
                     raise FloatingPointError(
                         "the parameters are not finite, or too far from their moving average: lower lr"
                     )
                 force = self._force(r, sum(bucket.count for bucket in buckets))
             pull = force / r if force else 0.0
+            if abs(pull) * max(bucket.lr for bucket in buckets) > _BEYOND:
+                raise FloatingPointError(
+                    f"w is within {r:.1e} of its moving average, where the repulsive regulariser is {-force:.1e}: give "
+                    "more warmup_steps, or beta=0"
+                )
             coefficients = Coefficients(plan.mu, self._gamma, pull, plan.reset)
-            for bucket, difference in zip(buckets, differences, strict=True):
-                update(bucket, coefficients, difference)
+            for bucket in buckets:
+                update(bucket, coefficients)
                 for parameter in bucket.w:
                     self.state[parameter]["mu"] = plan.mu
         self._clock = plan.clock
@@ -321,26 +325,25 @@ class Neumann(Optimizer):
             raise RuntimeError(
                 "no parameter has a gradient: call loss.backward() before step(), or in the closure"
             )
-        largest = largest_entry(buckets)
-        if not math.isfinite(largest):
+        if not finite(buckets):
             raise FloatingPointError(
-                f"a gradient is not finite ({largest}); the parameters are those before this step: lower lr, or look "
-                "for the samples with torch.autograd.detect_anomaly()"
+                "a gradient is not finite; the parameters are those before this step: lower lr, or look for the "
+                "operation with torch.autograd.detect_anomaly()"
             )
         return buckets
 
     def _add(self, bucket: Bucket, parameter: Tensor, gradient: Tensor) -> None:
         state = self.state[parameter]
         if not state:
-            state["m"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
-            if self._regularised:
-                state["v"] = parameter.detach().clone(memory_format=torch.preserve_format)
+            # u = w - v: the step that displaces w by s displaces u by s, and no difference is ever formed.
+            for name in ("m", "u") if self._regularised else ("m",):
+                state[name] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
             state["mu"] = 0.0
         bucket.w.append(parameter)
         bucket.g.append(gradient)
         bucket.m.append(state["m"])
         if self._regularised:
-            bucket.v.append(state["v"])
+            bucket.u.append(state["u"])
 
     def _displace(self, sign: int) -> None:
         """Add ``sign mu m`` to the parameters, with mu of the last step that each took part in."""
