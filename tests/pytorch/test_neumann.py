@@ -13,7 +13,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import classifier
 from neumann_reference import neumann_run
@@ -286,6 +286,36 @@ def test_loaded_state_is_not_shared():
     assert torch.equal(second.state[others[0]]["u"], before)
 
 
+def test_a_state_without_regularisers_may_go_on_with_them():
+    _, gradient = quadratic()
+    params = parameters()
+    plain = kt.Neumann(params, 0.1, warmup_steps=1, alpha=0, beta=0)
+    run(params, plain, gradient, 3)
+    optimizer = kt.Neumann(params, 0.1, warmup_steps=1)
+    optimizer.load_state_dict(plain.state_dict())
+    run(params, optimizer, gradient, 2, 4)
+    assert optimizer.last_step.distance > 0
+
+
+def test_a_grad_scaler_skips_what_overflows():
+    _, gradient = quadratic()
+    params, others = parameters(torch.float32), parameters(torch.float32)
+    optimizer, second = (kt.Neumann(p, 0.1, warmup_steps=1) for p in (params, others))
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    for step in range(1, 6):
+        scaler.scale(torch.ones(()))
+        give(others, gradient(read(others), step))
+        give(params, 8 * gradient(read(params), step) if step != 3 else np.full(N, np.inf))
+        if step == 3:
+            scaler.step(optimizer)
+            scaler.update(8.0)
+            continue
+        scaler.step(optimizer)
+        scaler.update(8.0)
+        second.step()
+    assert (read(params) == read(others)).all()
+
+
 def test_a_scheduler_changes_the_rate():
     _, gradient = quadratic()
     params = parameters()
@@ -375,6 +405,7 @@ def test_a_refused_group_is_not_added():
     assert len(optimizer.param_groups) == 1
 
 
+@settings(deadline=None, max_examples=40)
 @given(
     where=st.integers(0, N - 1),
     value=st.sampled_from([NAN, INF, -INF]),

@@ -334,11 +334,11 @@ class Neumann(Optimizer):
 
     def _add(self, bucket: Bucket, parameter: Tensor, gradient: Tensor) -> None:
         state = self.state[parameter]
-        if not state:
-            # u = w - v: the step that displaces w by s displaces u by s, and no difference is ever formed.
-            for name in ("m", "u") if self._regularised else ("m",):
+        # u = w - v: the step that displaces w by s displaces u by s, and no difference is ever formed.
+        for name in ("m", "u") if self._regularised else ("m",):
+            if name not in state:
                 state[name] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
-            state["mu"] = 0.0
+        state.setdefault("mu", 0.0)
         bucket.w.append(parameter)
         bucket.g.append(gradient)
         bucket.m.append(state["m"])

@@ -77,8 +77,9 @@ def neumann_rate(operator: CurvatureOperator, k: int = 10) -> NeumannRate:
     Examples
     --------
     >>> model, x = torch.nn.Linear(3, 1), torch.randn(8, 3)
-    >>> rate = neumann_rate(HessianOperator(lambda: model(x).square().mean(), model.parameters()))
-    >>> optimizer = Neumann(model.parameters(), rate.lr, momentum=(0.5, min(rate.momentum, 0.9)))
+    >>> hessian = kt.HessianOperator(lambda: model(x).square().mean(), model.parameters())
+    >>> rate = neumann_rate(hessian)
+    >>> optimizer = kt.Neumann(model.parameters(), rate.lr, momentum=min(rate.momentum, 0.9))
     """
     extremes = extremes_of(operator, integer(k, "k", 1))
     if extremes.max <= 0:
