@@ -32,6 +32,8 @@ from krylov.cli.spectra_plot import plot_spectra
 
 #: Warm-up and first K in the paper: 5 and 10 epochs of some 200. Here the same shares of a run.
 _WARMUP, _RESET = 5 / 200, 10 / 200
+#: With the largest batches a run has 40 steps, and its share would be one: too few for a distance to the average.
+_LEAST_WARMUP, _LEAST_RESET = 8, 12
 
 Make = Callable[[Iterable[nn.Parameter], float, int], Optimizer]
 
@@ -39,8 +41,8 @@ Make = Callable[[Iterable[nn.Parameter], float, int], Optimizer]
 def _neumann(**options: Any) -> Make:
     def make(parameters: Iterable[nn.Parameter], rate: float, steps: int) -> Optimizer:
         shares = {
-            "warmup_steps": max(1, round(_WARMUP * steps)),
-            "reset_every": max(1, round(_RESET * steps)),
+            "warmup_steps": max(_LEAST_WARMUP, round(_WARMUP * steps)),
+            "reset_every": max(_LEAST_RESET, round(_RESET * steps)),
         }
         return kt.Neumann(parameters, rate, **shares, **options)
 
@@ -168,7 +170,7 @@ def _draw_batches(path: Path, runs: dict[int, dict[str, list[dict[str, Any]]]]) 
         mean = errors.mean(1)
         spans = [mean - errors.min(1), errors.max(1) - mean]
         panel.errorbar(list(runs), mean, yerr=spans, marker="o", capsize=3, label=name)
-    panel.set(xscale="log", yscale="log", xlabel="batch", ylabel="validation error, %")
+    panel.set(xscale="log", xlabel="batch", ylabel="validation error, %")
     panel.set_xticks(list(runs), [str(batch) for batch in runs])
     panel.minorticks_off()
     panel.grid(alpha=0.3)
