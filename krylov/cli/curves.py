@@ -10,7 +10,7 @@ from typing import Any
 from krylov.cli.plots import COLOURS, GREY, STYLE, save
 from krylov.cli.runs import RunLog
 
-__all__ = ["AXES", "draw_curves", "plot_runs"]
+__all__ = ["AXES", "draw_curves", "plot_runs", "points"]
 
 #: Entries of a record that a loss is drawn against, and what the axes say.
 AXES = {
@@ -45,16 +45,16 @@ def draw_curves(
     words, held_out = WHAT[what]
     dashed = False
     for run, colour in zip(runs, cycle(COLOURS)):
-        x, y = _points(run, against, what)
+        x, y = points(run, against, what)
         panel.plot(x, y, color=colour, linewidth=1.8, label=run.name)
         if len(x) == 1:
             panel.plot(x, y, "o", color=colour, markersize=5)
-        x, y = _points(run, against, held_out)
+        x, y = points(run, against, held_out)
         panel.plot(x, y, color=colour, linewidth=1.3, linestyle=(0, (4, 2)), alpha=0.8)
         dashed = dashed or bool(x)
     if dashed:
         panel.plot([], [], color=GREY, linewidth=1.3, linestyle=(0, (4, 2)), label="held out")
-    if log_scale and any(value > 0 for run in runs for value in _points(run, against, what)[1]):
+    if log_scale and any(value > 0 for run in runs for value in points(run, against, what)[1]):
         panel.set_yscale("log", nonpositive="mask")
     panel.set(xlabel=(AXES | _MORE_AXES)[against], ylabel=words)
     panel.set_xlim(left=0)
@@ -63,7 +63,8 @@ def draw_curves(
     panel.legend(frameon=False, fontsize=9, labelcolor=GREY)
 
 
-def _points(run: RunLog, against: str, what: str) -> tuple[list[float], list[float]]:
+def points(run: RunLog, against: str, what: str) -> tuple[list[float], list[float]]:
+    """Where both entries are known."""
     pairs = zip(run.column(against), run.column(what), strict=True)
     known = [(x, y) for x, y in pairs if x is not None and y is not None]
     return [x for x, _ in known], [y for _, y in known]

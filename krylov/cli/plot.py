@@ -12,6 +12,7 @@ from krylov.cli.errors import InputError
 from krylov.cli.outputs import check_output
 from krylov.cli.plots import PICTURE_SUFFIXES, require_matplotlib
 from krylov.cli.runs import RunLog, read_run
+from krylov.cli.spectra_plot import SPECTRUM, plot_spectra
 
 
 @click.command()
@@ -27,10 +28,10 @@ from krylov.cli.runs import RunLog, read_run
 )
 @click.option(
     "--what",
-    type=click.Choice(list(WHAT)),
+    type=click.Choice([*WHAT, SPECTRUM]),
     default="loss",
     show_default=True,
-    help="What is drawn; the error is that of classification.",
+    help="What is drawn; error: of classification, spectrum: what krylov train --spectrum has measured.",
 )
 @click.option("--linear", is_flag=True, help="No logarithmic scale.")
 def plot(runs: tuple[Path, ...], out: Path, what: str, linear: bool) -> None:
@@ -42,9 +43,12 @@ def plot(runs: tuple[Path, ...], out: Path, what: str, linear: bool) -> None:
     check_output(out, suffixes=PICTURE_SUFFIXES, inputs=[path for path in runs if path.is_file()])
     logs = [read_run(path) for path in runs]
     for log, path in zip(logs, runs, strict=True):
-        if all(value is None for value in log.column(what)):
+        if all(value is None for value in log.column(f"{what}.max" if what == SPECTRUM else what)):
             raise InputError(f"{path}: no {what} in its log")
-    plot_runs(out, _distinct(logs, runs), what, log_scale=not linear)
+    if what == SPECTRUM:
+        plot_spectra(out, _distinct(logs, runs))
+    else:
+        plot_runs(out, _distinct(logs, runs), what, log_scale=not linear)
     click.echo(f"picture: {out.absolute()}")
 
 

@@ -21,6 +21,7 @@ from krylov.cli.train_parts import (
     make_model,
     make_optimizer,
     make_schedules,
+    make_tracker,
 )
 from krylov.cli.train_settings import Settings
 from krylov.torch.training import CheckpointError, History, NonFiniteLoss
@@ -52,7 +53,7 @@ class Job:
                 self._model,
                 self._loss,
                 self._data,
-                optimizer=make_optimizer(settings, self._model),
+                optimizer=make_optimizer(settings, self._model, len(self._data.train)),
                 steps=settings.steps,
                 batch=settings.batch,
                 gradient_samples=settings.sampling,
@@ -65,6 +66,7 @@ class Job:
                 time_limit=settings.time_limit,
                 target_loss=settings.target_loss,
                 target_held_out=settings.target_held_out,
+                spectrum=make_tracker(settings, self._model),
                 progress=progress,
                 **make_schedules(settings, len(self._data.train)),
             )

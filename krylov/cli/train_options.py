@@ -65,13 +65,20 @@ _SETTINGS: list[tuple[str, Any, Any, str]] = [
     ),
     (
         "--optimizer",
-        _choice("hf", "newton_cg", "adam", "sgd", "lbfgs"),
+        _choice("hf", "newton_cg", "adam", "sgd", "lbfgs", "neumann"),
         "hf",
-        "hf: Hessian-free; lbfgs: torch's.",
+        "hf: Hessian-free; lbfgs: torch's; neumann: Krishnan et al. (2018).",
     ),
-    ("--lr", _POSITIVE, None, "Learning rate.  [default: adam 0.001, sgd 0.1, others 1]"),
+    (
+        "--lr",
+        _POSITIVE,
+        None,
+        "Learning rate.  [default: adam 0.001, sgd and neumann 0.1, others 1]",
+    ),
     ("--momentum", _NOT_NEGATIVE, 0.9, "Of sgd."),
     ("--weight-decay", _NOT_NEGATIVE, 0.0, ""),
+    ("--warmup", click.IntRange(min=0), 5, "neumann: epochs of plain SGD at the beginning."),
+    ("--reset", _COUNT, 10, "neumann: epochs until the first reset."),
     (
         "--curvature",
         _choice("ggn", "hessian", "hybrid"),
@@ -110,7 +117,7 @@ _SETTINGS: list[tuple[str, Any, Any, str]] = [
         "--batch",
         _COUNT,
         None,
-        "Samples of a mini-batch (newton_cg, adam, sgd) or micro-batch.  [default: 128; 512]",
+        "Samples of a mini-batch (newton_cg, adam, sgd, neumann) or micro-batch.  [default: 128; 512]",
     ),
     ("--gradient-samples", str, "all", _SCHEDULE),
     ("--curvature-samples", str, "all", "hf: the same; all: those of the gradient."),
@@ -122,10 +129,21 @@ _SETTINGS: list[tuple[str, Any, Any, str]] = [
         "hf: the samples that judge a step.",
     ),
     ("--seed", click.IntRange(min=0), 0, "Of split, initialisation and samples."),
-    ("--steps", click.IntRange(min=0), 50, "Outer iterations; epochs for newton_cg, adam and sgd."),
+    (
+        "--steps",
+        click.IntRange(min=0),
+        50,
+        "Outer iterations; epochs for newton_cg, adam, sgd and neumann.",
+    ),
     ("--time-limit", _POSITIVE, None, "Seconds after which no further iteration is begun."),
     ("--target-loss", float, None, "Training loss at which to stop."),
     ("--target-held-out", float, None, "Held-out loss at which to stop."),
+    (
+        "--spectrum",
+        _COUNT,
+        None,
+        "Measure the extreme eigenvalues of a mini-batch's Hessian after every so many iterations.",
+    ),
 ]
 
 

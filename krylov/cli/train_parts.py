@@ -13,6 +13,7 @@ from krylov.cli.train_settings import Settings
 from krylov.torch.optim.damping import LevenbergMarquardt
 from krylov.torch.optim.hessian_free import HessianFree
 from krylov.torch.optim.linesearch import Armijo
+from krylov.torch.optim.neumann import Neumann
 from krylov.torch.optim.newton_cg import NewtonCG
 from krylov.torch.schedules import (
     FixedSize,
@@ -21,14 +22,23 @@ from krylov.torch.schedules import (
     Schedule,
     VarianceSchedule,
 )
+from krylov.torch.spectrum import SpectrumTracker
 from krylov.torch.training.data import Data, load_data
+from krylov.torch.training.fit import MINI_BATCH
 from krylov.torch.training.models import autoencoder, cnn, mlp
 
-__all__ = ["make_data", "make_loss", "make_model", "make_optimizer", "make_schedules"]
+__all__ = [
+    "make_data",
+    "make_loss",
+    "make_model",
+    "make_optimizer",
+    "make_schedules",
+    "make_tracker",
+]
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 _SIZES = {"mlp": (128, 64), "autoencoder": (128, 64, 16), "cnn": (16, 32)}
-_RATES = {"adam": 1e-3, "sgd": 0.1, "lbfgs": 1.0}
+_RATES = {"adam": 1e-3, "sgd": 0.1, "lbfgs": 1.0, "neumann": 0.1}
 _SCHEDULES = {
     "geometric": (GeometricSchedule, "geometric:INITIAL:FACTOR"),
     "variance": (VarianceSchedule, "variance:INITIAL:THETA"),
@@ -91,8 +101,8 @@ def make_loss(settings: Settings, data: Data) -> nn.Module:
     return made
 
 
-def make_optimizer(settings: Settings, model: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer with its options."""
+def make_optimizer(settings: Settings, model: nn.Module, count: int) -> torch.optim.Optimizer:
+    """The optimizer with its options, for so many training samples."""
     parameters = model.parameters()
     if settings.optimizer == "hf":
         return HessianFree(
@@ -114,6 +124,15 @@ def make_optimizer(settings: Settings, model: nn.Module) -> torch.optim.Optimize
     lr = _RATES[settings.optimizer] if settings.lr is None else settings.lr
     if settings.optimizer == "adam":
         return torch.optim.Adam(parameters, lr=lr, weight_decay=settings.weight_decay)
+    if settings.optimizer == "neumann":
+        epoch = math.ceil(count / (settings.batch or MINI_BATCH))
+        return Neumann(
+            parameters,
+            lr,
+            warmup_steps=settings.warmup * epoch,
+            reset_every=settings.reset * epoch,
+            weight_decay=settings.weight_decay,
+        )
     if settings.optimizer == "sgd":
         return torch.optim.SGD(
             parameters, lr=lr, momentum=settings.momentum, weight_decay=settings.weight_decay
@@ -137,6 +156,13 @@ def _second_order(settings: Settings) -> dict[str, Any]:
         "preconditioner_options": {} if size is None else {"m": size},
         "seed": settings.seed,
     }
+
+
+def make_tracker(settings: Settings, model: nn.Module) -> SpectrumTracker | None:
+    """What measures the spectrum, if that was asked for."""
+    if settings.spectrum is None:
+        return None
+    return SpectrumTracker(model.parameters(), every=settings.spectrum, seed=settings.seed)
 
 
 def make_schedules(settings: Settings, count: int) -> dict[str, Any]:

@@ -39,6 +39,8 @@ class Settings:
     lr: float | None
     momentum: float
     weight_decay: float
+    warmup: int
+    reset: int
     curvature: str
     solver: str
     precond: str
@@ -58,6 +60,7 @@ class Settings:
     time_limit: float | None
     target_loss: float | None
     target_held_out: float | None
+    spectrum: int | None
     tensorboard: bool
 
 

@@ -9,6 +9,13 @@ from krylov.torch.implicit import solve
 from krylov.torch.optim.damping import LevenbergMarquardt
 from krylov.torch.optim.hessian_free import HessianFree
 from krylov.torch.optim.linesearch import Armijo
+from krylov.torch.optim.neumann import Neumann, NeumannStep
+from krylov.torch.optim.neumann_series import (
+    NeumannRate,
+    NeumannSeries,
+    NeumannSeriesStep,
+    neumann_rate,
+)
 from krylov.torch.optim.newton_cg import NewtonCG
 from krylov.torch.optim.record import StepRecord
 from krylov.torch.sampling import Sampler
@@ -19,6 +26,7 @@ from krylov.torch.schedules import (
     GradientStatistics,
     VarianceSchedule,
 )
+from krylov.torch.spectrum import SpectrumRecord, SpectrumTracker
 from krylov.torch.training import (
     CheckpointError,
     Data,
@@ -48,10 +56,17 @@ __all__ = [
     "HessianOperator",
     "History",
     "LevenbergMarquardt",
+    "Neumann",
+    "NeumannRate",
+    "NeumannSeries",
+    "NeumannSeriesStep",
+    "NeumannStep",
     "NewtonCG",
     "NonFiniteLoss",
     "Parameters",
     "Sampler",
+    "SpectrumRecord",
+    "SpectrumTracker",
     "StepRecord",
     "VarianceSchedule",
     "autoencoder",
@@ -59,5 +74,6 @@ __all__ = [
     "fit",
     "load_data",
     "mlp",
+    "neumann_rate",
     "solve",
 ]

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from krylov.cli.curves import AXES, _points
+from krylov.cli.curves import AXES, points
 from krylov.cli.runs import RunLog, read_run
 
 pytest.importorskip("matplotlib")
@@ -82,6 +82,21 @@ def test_options(run, log, drawn, tmp_path):
     assert drawn[0].axes[0].get_yscale() == "linear"
 
 
+def test_spectra(run, log, monkeypatch, tmp_path):
+    figures = []
+    monkeypatch.setattr("krylov.cli.spectra_plot.save", lambda figure, path: figures.append(figure))
+    ends = [record(k, spectrum={"max": 3.0 + k, "min": -0.1 * k}) for k in (0, 2)]
+    folder = log("one", [ends[0], record(1), ends[1]])
+    result = run("plot", folder, "-o", tmp_path / "c.png", "--what", "spectrum")
+    assert result.exit_code == 0, result.output
+    above, below = figures[0].axes
+    for panel, values in ((above, [3.0, 5.0]), (below, [0.0, -0.2])):
+        assert list(panel.lines[0].get_xdata()) == [0, 2]
+        assert list(panel.lines[0].get_ydata()) == pytest.approx(values)
+    plain = log("two", [record(0)])
+    refused(run("plot", plain, "-o", tmp_path / "c.png", "--what", "spectrum"), "no spectrum")
+
+
 def test_runs_of_the_same_name_are_told_apart(run, log, drawn, tmp_path):
     runs = [log(f"{name}/run", [record(0), record(1)]) for name in ("a", "b")]
     run("plot", *runs, "-o", tmp_path / "c.png")
@@ -97,7 +112,7 @@ def test_a_run_that_is_still_going(log):
 
 def test_gaps_are_left_out():
     gaps = RunLog("x", [record(0), record(1, loss=None), {"step": 2}])
-    assert _points(gaps, "step", "loss") == ([0.0], [2.0])
+    assert points(gaps, "step", "loss") == ([0.0], [2.0])
 
 
 def test_zero_losses_are_no_error(run, log, tmp_path):

@@ -72,6 +72,7 @@ def refused(result, *words):
         ),
         ("--optimizer", "adam", "--lr", 0.01, "--batch", 16),
         ("--optimizer", "sgd", "--momentum", 0.5, "--gradient-samples", "40"),
+        ("--optimizer", "neumann", "--warmup", 1, "--reset", 1, "--spectrum", 2),
         ("--optimizer", "lbfgs", "--inner", 3, "--dtype", "float64"),
         ("--model", "autoencoder", "--activation", "sigmoid", "--init", "sparse"),
         ("--task", "regression", "--target", "a", "--drop", "kind"),

@@ -27,10 +27,10 @@ from krylov.torch.training.run import Problem, Run
 from krylov.torch.training.samples import as_samples, check_finite, check_targets
 from krylov.torch.training.second_order import SecondOrderIteration
 
-__all__ = ["fit", "prepare"]
+__all__ = ["MICRO_BATCH", "MINI_BATCH", "fit", "prepare"]
 
 #: Samples of a micro-batch (kept graphs are what memory is for), and of a mini-batch (a step each).
-_MICRO_BATCH, _MINI_BATCH = 512, 128
+MICRO_BATCH, MINI_BATCH = 512, 128
 
 
 def fit(
@@ -100,6 +100,9 @@ def fit(
         Training and held-out loss at which to stop.
     callback : callable
         ``callback(record)`` after each iteration; StopIteration ends the run.
+    spectrum : SpectrumTracker
+        Extreme eigenvalues of the curvature, of a mini-batch of the training samples, for the records. Their cost is in
+        their own entry and not among that of training.
     progress : bool
         Show a bar if stderr is a terminal.
 
@@ -121,6 +124,9 @@ def fit(
     -----
     Ctrl-C and SIGTERM end training after the iteration in hand, with a checkpoint; a second one at once, with the
     checkpoint of the iteration before.
+
+    An optimizer with ``eval()`` and ``train()``, as `Neumann`, is in training mode during iterations only, and in
+    evaluation mode in the end.
     """
     return prepare(
         model, loss, data, optimizer=optimizer, held_out=held_out, groups=groups, **options
@@ -202,7 +208,7 @@ def _iteration(
     gradient = options.gradient_schedule or FixedSize(count)
     curvature = options.curvature_schedule or FixedSize(count)
     if hasattr(optimizer, "step_batches") and not isinstance(optimizer, NewtonCG):
-        batch = options.batch or _MICRO_BATCH
+        batch = options.batch or MICRO_BATCH
         # Two seeds: a fresh curvature sample is not to repeat the draws of the gradient sample.
         samplers = (
             sampler(options.gradient_samples, 2 * options.seed),
@@ -217,12 +223,12 @@ def _iteration(
         ), batch
     _refuse_second_order(options, gradient)
     if isinstance(optimizer, torch.optim.LBFGS):
-        batch = options.batch or _MICRO_BATCH
+        batch = options.batch or MICRO_BATCH
         mode = options.gradient_samples
         return ClosureIteration(
             task, optimizer, sampler(mode, options.seed), gradient, batch
         ), batch
-    batch = options.batch or _MINI_BATCH
+    batch = options.batch or MINI_BATCH
     kind = NewtonIteration if isinstance(optimizer, NewtonCG) else MiniBatchIteration
     return kind(task, optimizer, sampler("fresh", options.seed), gradient, batch), batch
 

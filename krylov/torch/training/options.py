@@ -10,6 +10,7 @@ from typing import Any
 
 from krylov.checks import choice, finite_number, integer, number
 from krylov.torch.schedules import Schedule
+from krylov.torch.spectrum import SpectrumTracker
 from krylov.torch.training.measure import Metric
 
 __all__ = ["FitOptions"]
@@ -44,6 +45,7 @@ class FitOptions:
     target_loss: float | None = None
     target_held_out: float | None = None
     callback: Callable[[Mapping[str, Any]], object] | None = None
+    spectrum: SpectrumTracker | None = None
     progress: bool = True
 
     @classmethod
@@ -78,6 +80,10 @@ class FitOptions:
         for name in ("callback", "metric"):
             if getattr(self, name) is not None and not callable(getattr(self, name)):
                 raise TypeError(f"{name} must be callable, got {getattr(self, name)!r}")
+        if self.spectrum is not None and not isinstance(self.spectrum, SpectrumTracker):
+            raise TypeError(
+                f"spectrum must be a SpectrumTracker, got {type(self.spectrum).__name__}"
+            )
         if self.resume and self.checkpoint is None:
             raise ValueError("resume needs checkpoint, the file to go on from")
         for name in ("log", "checkpoint"):

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch.optim import Optimizer
 
 from krylov.torch.training.checkpoint import (
@@ -22,6 +23,7 @@ from krylov.torch.training.interrupt import Interruption
 from krylov.torch.training.iteration import Iteration, NonFiniteLoss, Spent, Task
 from krylov.torch.training.log import plain
 from krylov.torch.training.measure import Metric, measure
+from krylov.torch.training.modes import evaluation_mode, parameters_to_use, training_mode
 from krylov.torch.training.options import FitOptions
 from krylov.torch.training.outputs import Outputs
 from krylov.torch.training.progress import TrainingBar
@@ -80,6 +82,7 @@ class Run:
         deadline = math.inf if limit is None else time.monotonic() + limit
         path = self._options.checkpoint
         resumed = self._options.resume and path is not None and path.exists()
+        parameters_to_use(self._optimizer)  # as ever, but for iterations
         if resumed:
             assert path is not None
             self._restore(load_checkpoint(path), str(path))
@@ -102,7 +105,8 @@ class Run:
         self._bar.show(self._records[-1])
         while (ending := self._ending(interruption, deadline)) is None:
             began = time.perf_counter()
-            spent = self._iteration(self._step + 1)
+            with training_mode(self._optimizer):
+                spent = self._iteration(self._step + 1)
             self._step += 1
             self._observe(spent, time.perf_counter() - began)
             outputs.record(self._records)
@@ -163,6 +167,7 @@ class Run:
             "held_out_loss": held_out_loss,
             "held_out_error": held_out_error,
             "best_step": self._best.step,
+            **self._spectrum(),
         }
         times = {"iteration": seconds, "measure": time.perf_counter() - began}
         self._records.append(plain(entries | self._account(spent, times)))
@@ -189,6 +194,16 @@ class Run:
             **entries,
             "seconds": {"total": totals.seconds, **times, "parts": parts},
         }
+
+    def _spectrum(self) -> dict[str, Any]:
+        """Extreme eigenvalues, where they are due."""
+        tracker, task = self._options.spectrum, self._problem.task
+        if tracker is None or not tracker.due(self._step):
+            return {}
+        pieces = torch.split(tracker.sample(self._step, len(task.samples)), self._batch)
+        with evaluation_mode(self._model):
+            record = tracker.measure(self._step, task.evaluate, map(task.take, pieces))
+        return {"spectrum": {k: v for k, v in record.as_dict().items() if k != "step"}}
 
     def _measure(self, samples: Samples) -> tuple[float, float | None]:
         task = self._problem.task

@@ -17,7 +17,9 @@ import torch
 from torch import nn
 
 from krylov.torch.optim.hessian_free import HessianFree
+from krylov.torch.optim.neumann import Neumann
 from krylov.torch.schedules import GeometricSchedule, GeometricThenVariance
+from krylov.torch.spectrum import SpectrumTracker
 from krylov.torch.training import fit, mlp
 
 STEPS = 6
@@ -63,6 +65,9 @@ def setting(name):
         model.insert(2, nn.Dropout(0.2))  # draws from torch's generator
         model.train()
         optimizer = torch.optim.Adam(model.parameters(), lr=0.03)
+    elif name == "neumann":
+        optimizer = Neumann(model.parameters(), 0.1, warmup_steps=5, reset_every=4)
+        options["spectrum"] = SpectrumTracker(model.parameters(), every=2, k=3)
     elif name == "sgd":
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
         options["gradient_schedule"] = GeometricSchedule(30, 1.5, 100)

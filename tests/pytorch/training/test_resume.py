@@ -13,7 +13,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 PROGRAM = Path(__file__).with_name("runs.py")
-NAMES = ("hf-lbfgs", "hf-ritz", "adam", "sgd", "lbfgs")
+NAMES = ("hf-lbfgs", "hf-ritz", "adam", "sgd", "lbfgs", "neumann")
 
 
 def started(folder, mode, *names):
