@@ -70,12 +70,12 @@ def _regression() -> dict[str, Entry]:
             {
                 "10 iterations": {"damping": 0.01},
                 "30 iterations": {"damping": 0.01, "stop": 30},
-                "20 iterations, Kronecker": {"damping": 0.01, "stop": 20, **kronecker},
-                "50 iterations, Kronecker": {
-                    "damping": _marquardt(0.01, 3),
-                    "stop": 50,
+                "10 iterations, Kronecker": {
+                    "damping": _marquardt(1e-3, 3),
+                    "stop": 10,
                     **kronecker,
                 },
+                "20 iterations, Kronecker": {"damping": 0.01, "stop": 20, **kronecker},
             },
         ),
         "NewtonCG": Entry(
@@ -109,14 +109,19 @@ def _regression() -> dict[str, Entry]:
 
 def _bayesian() -> dict[str, Entry]:
     return {
-        "SGD": Entry(sgd, _rates((0.03, 0.1, 0.3), (100, 500))),
+        "SGD": Entry(sgd, _rates((0.003, 0.01, 0.03), (100, 500))),
         "Adam": Entry(adam, _rates((3e-3, 0.01, 0.03), (100, 500))),
         "torch LBFGS": _lbfgs(_ALL, 2000, histories=(20,)),
         "HessianFree": Entry(
             hessian_free,
             {
                 "batch 1000, 10 iterations": {"damping": 0.01, "batch": 1000},
-                "growing batch, 10 iterations": {"damping": 0.01, "batch": 500, "growth": 1.05},
+                "batch 500, 10 iterations, Jacobi": {
+                    "damping": 0.01,
+                    "batch": 500,
+                    "preconditioner": "jacobi",
+                    "warm_start": 0.0,
+                },
             },
         ),
         "NewtonCG": Entry(
@@ -131,7 +136,7 @@ def _bayesian() -> dict[str, Entry]:
                 "paper: Hessian, rate 0.1, batch 500": {"lr": 0.1, "damping": 0.1, "batch": 500},
             },
         ),
-        "Neumann": Entry(neumann, _rates((0.03, 0.1, 0.3), (100,))),
+        "Neumann": Entry(neumann, _rates((0.003, 0.01, 0.03), (100,))),
     }
 
 
@@ -171,7 +176,7 @@ def _residual() -> dict[str, Entry]:
         "HessianFree": Entry(
             hessian_free,
             {
-                "batch 500, a third for the curvature": {
+                "batch 500, half of it for the curvature": {
                     "damping": 0.1,
                     "batch": 500,
                     "part": 2,
