@@ -8,8 +8,9 @@ This is the loss of Reiz et al. (section 4.3; Blundell et al. 2015), divided by 
 normal too, so that noise is drawn there and not for the weights (the local reparameterisation of Kingma, Salimans and
 Welling 2015: the same expectation, and less variance).
 
-No sigma is above that of the prior, as data can only sharpen it; ``-log sigma`` is then a logistic loss. So the divergence
-is made of losses whose Hessian is known in closed form, which preconditioners of the Gauss-Newton matrix ask for.
+No sigma is above that of the prior, as data can only sharpen it; ``-log sigma`` is then a logistic loss. So the
+divergence is made of losses whose Hessian is known in closed form, which preconditioners of the Gauss-Newton matrix
+ask for.
 """
 
 from __future__ import annotations
