@@ -3,8 +3,8 @@
     python bench/papers/reiz2022 [--scenario reg-lif] [--seeds 3] [--data DIR] [--quick] [--out DIR] [--cpu]
 
 - reg-lif: WHO life expectancy, one hidden layer; reg-bos: Boston housing, two hidden layers; mean squared error of a
-  standardised target. Units are tanh: the paper puts its gain down to the continuity of
-  the loss, and with ReLU there is none (L-BFGS was ahead of Hessian-free steps in both, one seed).
+  standardised target. Units are tanh: the paper puts its gain down to continuity. With ReLU, whose
+  derivative jumps, L-BFGS was ahead of Hessian-free steps in both (one seed).
 - vae-mnist: a variational autoencoder with a latent space of two dimensions; bnn-mnist: a network with normally
   distributed weights; both on 10,000 images, negative evidence lower bound for each image.
 - resnet: ResNet-20 on 5,000 images of CIFAR-10, cross-entropy; and the time that ResNet-50 takes for a step.
