@@ -1,0 +1,1 @@
+"""The five scenarios of Reiz, Neckel and Bungartz (2022)."""
