@@ -62,9 +62,11 @@ class Experiment:
     damping : float
         lambda of the first.
     variants : tuple of str
-        What is compared.
+        What is compared on all seeds.
     bars : dict
         Least saving of gradient-equivalents in CG, or least ratio of total times, by variant.
+    once : tuple of str
+        What is compared on the first seed only.
     """
 
     samples: Callable[[Path, int], tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]]
@@ -75,6 +77,7 @@ class Experiment:
     damping: float
     variants: tuple[str, ...]
     bars: dict[str, float]
+    once: tuple[str, ...] = ()
 
 
 _WINDOW = QuadraticProgress(minimum=5)
@@ -93,23 +96,37 @@ class Variant:
 
 PLAIN = "plain GN-CG"
 TEXTBOOK = {"scale": "newest", "carry": False, "refresh": False}
+_LOW = {"storage": "bfloat16"}  # half the traffic of float32, as few iterations
 VARIANTS = {
     PLAIN: Variant(),
     "plain, published window": Variant(stop=QuadraticProgress()),
     "plain, 10 iterations": Variant(stop=10),
     "L-BFGS 32, textbook": Variant("lbfgs", {"m": 32, **TEXTBOOK}),
-    "L-BFGS 16": Variant("lbfgs", {"m": 16}),
-    "L-BFGS 32": Variant("lbfgs", {"m": 32}),
-    "L-BFGS 64": Variant("lbfgs", {"m": 64}),
-    "Ritz 16": Variant("ritz", {"m": 16}),
-    "Ritz 32": Variant("ritz", {"m": 32}),
+    "L-BFGS 16": Variant("lbfgs", {"m": 16, **_LOW}),
+    "L-BFGS 32": Variant("lbfgs", {"m": 32, **_LOW}),
+    "L-BFGS 64": Variant("lbfgs", {"m": 64, **_LOW}),
+    "Ritz 16": Variant("ritz", {"m": 16, **_LOW}),
+    "Ritz 32": Variant("ritz", {"m": 32, **_LOW}),
+    "Ritz 64": Variant("ritz", {"m": 64, **_LOW}),
     "geometric samples": Variant(gradient="geometric", curvature="geometric"),
     "variance samples": Variant(gradient="variance", curvature="variance"),
-    "Ritz 32 + geometric": Variant("ritz", {"m": 32}, "geometric", "geometric"),
-    "Ritz 32 + geometric, then variance": Variant("ritz", {"m": 32}, "both", "both"),
-    "Ritz 32 + geometric, 10 iterations": Variant("ritz", {"m": 32}, "geometric", "geometric", 10),
+    "L-BFGS 32 + geometric": Variant("lbfgs", {"m": 32, **_LOW}, "geometric", "geometric"),
+    "Ritz 32 + geometric, then variance": Variant("ritz", {"m": 32, **_LOW}, "both", "both"),
+    "geometric, 10 iterations": Variant(None, None, "geometric", "geometric", 10),
+    "Ritz 32 + geometric, 10 iterations": Variant(
+        "ritz", {"m": 32, **_LOW}, "geometric", "geometric", 10
+    ),
+    "Kronecker + geometric, 5 iterations": Variant("kronecker", _LOW, "geometric", "geometric", 5),
 }
-_ALL = tuple(VARIANTS)
+_MAIN = (
+    PLAIN,
+    "L-BFGS 32",
+    "Ritz 32",
+    "geometric, 10 iterations",
+    "Ritz 32 + geometric, 10 iterations",
+    "Kronecker + geometric, 5 iterations",
+)
+_LARGE = ("L-BFGS 64", "Ritz 64")
 #: First size of a growing sample, as a share of the largest; factors of the paper.
 _FIRST = {"gradient": 0.1, "curvature": 0.1}
 _FACTOR = {"gradient": 1.2, "curvature": 1.3}
@@ -142,14 +159,16 @@ EXPERIMENTS = {
         samples=_mnist_samples(10_000, 2_000, False),
         model=lambda seed: kt.mlp(784, 10, (512, 512, 512), init="xavier", seed=seed),
         loss=F.cross_entropy,
-        curvature=1_000,
-        steps=8,
+        curvature=2_000,
+        steps=10,
         damping=0.02,
-        variants=_ALL,
+        variants=(*_MAIN, *_LARGE),
+        once=tuple(v for v in VARIANTS if v not in _MAIN + _LARGE),
         bars={
-            "L-BFGS 32": 0.22,
-            "Ritz 32": 0.45,
+            "L-BFGS 64": 0.22,
+            "Ritz 64": 0.45,
             "Ritz 32 + geometric, 10 iterations": 2.3,
+            "Kronecker + geometric, 5 iterations": 2.3,
         },
     ),
     "autoencoder": Experiment(
@@ -157,16 +176,15 @@ EXPERIMENTS = {
         model=lambda seed: kt.autoencoder(784, seed=seed),
         loss=_reconstruction,
         curvature=500,
-        steps=15,
+        steps=18,
         damping=50.0,
-        variants=(
-            PLAIN,
-            "L-BFGS 32",
-            "Ritz 32",
-            "Ritz 32 + geometric",
-            "Ritz 32 + geometric, 10 iterations",
-        ),
-        bars={"L-BFGS 32": 0.22, "Ritz 32": 0.45, "Ritz 32 + geometric, 10 iterations": 2.3},
+        variants=_MAIN,
+        bars={
+            "L-BFGS 32": 0.22,
+            "Ritz 32": 0.45,
+            "Ritz 32 + geometric, 10 iterations": 2.3,
+            "Kronecker + geometric, 5 iterations": 2.3,
+        },
     ),
     "speech": Experiment(
         samples=_speech_samples,
@@ -174,11 +192,19 @@ EXPERIMENTS = {
             CONTEXT * FEATURES, CLASSES, (512, 512, 512), init="xavier", seed=seed
         ),
         loss=F.cross_entropy,
-        curvature=4_000,
+        curvature=2_000,
         steps=7,
         damping=0.02,
-        variants=(PLAIN, "Ritz 32", "Ritz 32 + geometric, 10 iterations"),
-        bars={"Ritz 32 + geometric, 10 iterations": 1.5},
+        variants=(
+            PLAIN,
+            "geometric, 10 iterations",
+            "Ritz 32 + geometric, 10 iterations",
+            "Kronecker + geometric, 5 iterations",
+        ),
+        bars={
+            "Ritz 32 + geometric, 10 iterations": 1.5,
+            "Kronecker + geometric, 5 iterations": 1.5,
+        },
     ),
 }
 
@@ -280,11 +306,11 @@ def _row(
     def ratios(key: str) -> list[float]:
         return [
             crossing(p[key], p["loss"], t) / crossing(r[key], r["loss"], t)
-            for r, p, t in zip(runs, plain, targets, strict=True)
+            for r, p, t in zip(runs, plain, targets, strict=False)
         ]
 
     cg, cost, seconds = (
-        [crossing(r[k], r["loss"], t) for r, t in zip(runs, targets, strict=True)]
+        [crossing(r[k], r["loss"], t) for r, t in zip(runs, targets, strict=False)]
         for k in ("cg", "cost", "seconds")
     )
     saved = [1 - 1 / q if q else -float("inf") for q in ratios("cg")]
@@ -296,7 +322,7 @@ def _row(
     wanted = "" if bar is None else f"{bar:.0%} saved" if bar < 1 else f"{bar:.1f}x"
     iterations = [sum(r["iterations"]) / len(r["iterations"]) for r in runs]
     row = [
-        name,
+        name if len(runs) == len(plain) else f"{name} (one seed)",
         spread((len(r["loss"]) for r in runs), 0),
         spread(iterations, 0),
         spread(cg, 1),
@@ -328,16 +354,21 @@ _COLUMNS = (
 
 def compare(name: str, experiment: Experiment, data: Path, seeds: int, out: Path) -> None:
     """Run all variants on all seeds, print the table, write files."""
-    runs: dict[str, list[dict[str, Any]]] = {v: [] for v in experiment.variants}
+    runs: dict[str, list[dict[str, Any]]] = {
+        v: [] for v in VARIANTS if v in experiment.variants + experiment.once
+    }
     targets = []
     for seed in range(seeds):
         samples = experiment.samples(data, seed)
         plain = run(experiment, VARIANTS[PLAIN], samples, seed, experiment.steps, None)
         targets.append(min(plain["loss"]))
         runs[PLAIN].append(plain)
-        for variant in experiment.variants[1:]:
+        for variant in runs:
+            if variant == PLAIN or (seed and variant in experiment.once):
+                continue
             console.print(f"{name}, seed {seed}: {variant}", style="dim")
-            most = (2 if VARIANTS[variant].gradient == "full" else 4) * experiment.steps
+            growing = VARIANTS[variant].gradient != "full"
+            most = 4 * experiment.steps if growing else 3 * experiment.steps // 2
             runs[variant].append(
                 run(experiment, VARIANTS[variant], samples, seed, most, targets[-1])
             )
@@ -352,7 +383,7 @@ def compare(name: str, experiment: Experiment, data: Path, seeds: int, out: Path
     curves(
         out,
         f"sainath2013-{name}",
-        {v: runs[v][0] for v in runs},
+        {v: runs[v][0] for v in experiment.variants},
         {"cg": "gradient-equivalents in CG", "cost": "gradient-equivalents", "seconds": "seconds"},
         "loss",
         "held-out loss",
