@@ -18,7 +18,7 @@ from krylov.workspace import Workspace
 
 __all__ = ["Candidate", "Directions", "ModelSolver", "Solver"]
 
-Solver = Literal["flexible_cg", "cg", "bicgstab", "subspace"]
+Solver = Literal["flexible_cg", "cg", "bicgstab", "subspace", "dense"]
 _SOLVERS: dict[str, Callable[..., SolveResult]] = {
     "cg": cg,
     "flexible_cg": flexible_cg,
