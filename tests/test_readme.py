@@ -1,4 +1,4 @@
-"""The programs in the README and in docs/hessian_free.md run as they stand there."""
+"""The programs in the README and in the pages on optimizers run as they stand there."""
 
 import re
 from pathlib import Path
@@ -6,14 +6,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-TEXTS = [
-    (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/hessian_free.md")
-]
+PAGES = ("README.md", "docs/hessian_free.md", "docs/pinn.md")
+TEXTS = [(ROOT / name).read_text(encoding="utf-8") for name in PAGES]
 PROGRAMS = re.findall(r"^```python\n(.*?)^```", "\n".join(TEXTS), re.MULTILINE | re.DOTALL)
 
 
 def test_there_are_programs():
-    assert len(PROGRAMS) >= 4
+    assert len(PROGRAMS) >= 5
 
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda text: text.splitlines()[2])

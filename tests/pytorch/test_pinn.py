@@ -70,6 +70,16 @@ def test_closures_that_differentiate_need_nothing_special(solver):
     assert all(p.grad is None for p in model.parameters())
 
 
+def test_the_books_have_the_passes_of_the_jacobian():
+    model, closure, _ = problem()
+    optimizer = exact_steps(model)
+    optimizer.step(closure)
+    record = optimizer.last_step
+    # A gradient, three backward passes, and what the line search evaluated.
+    assert record.cost == pytest.approx(1 + 3 * 2 / 3 + record.evaluations / 3)
+    assert record.products == 0
+
+
 def test_other_errors_of_a_closure_are_not_hidden():
     model, closure, _ = problem()
     calls = []

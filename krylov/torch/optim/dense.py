@@ -62,31 +62,33 @@ class DenseSolver:
             Jacobian and matrix do not fit into memory.
         """
         system = self._system
-        mine = self._operator is not None and self._operator() is operator
+        mine, passes = self._operator is not None and self._operator() is operator, 0
         if system is None or not mine or system.gradient is not gradient:
             self._system = self._operator = None
             system = _make_system(operator, gradient)
             self._system, self._operator = system, weakref.ref(operator)
+            passes = system.passes
         step = system.step(operator.shift)
         if not bool(torch.isfinite(step).all()):
             steepest = Candidate(0, -gradient, float("nan"))
-            return Directions([steepest], Outcome.NON_FINITE, 0, False)
+            return Directions([steepest], Outcome.NON_FINITE, 0, False, passes)
         # Of the exact minimiser, q(d) = g.d / 2.
         value = float(gradient.double() @ step.double()) / 2
-        return Directions([Candidate(1, step, value)], Outcome.CONVERGED, 1, False)
+        return Directions([Candidate(1, step, value)], Outcome.CONVERGED, 1, False, passes)
 
 
 @dataclass(frozen=True)
 class _System:
     """``(matrix + lambda I) x = right``, and the step ``-back(x)``.
 
-    A None for `back` is the identity.
+    A None for `back` is the identity. `passes` is how many backward passes it took.
     """
 
     matrix: Tensor
     right: Tensor
     back: Tensor | None
     gradient: Tensor
+    passes: int
 
     def step(self, damping: float) -> Tensor:
         x = _solve(self.matrix, self.right, damping)
@@ -100,16 +102,18 @@ def _make_system(operator: CurvatureOperator, gradient: Tensor) -> _System:
     count = sum(z.numel() for _, graph in parts for z in graph.outputs)
     n = operator.shape[0]
     _refuse_large(count, n, operator.device)
+    jacobians = [jacobian(graph, operator.parameters) for _, graph in parts]
+    passes = sum(taken for _, taken in jacobians)
     if count < n and operator.penalty is None:
-        system = _of_outputs(operator, parts, gradient)
+        system = _of_outputs(parts, [J for J, _ in jacobians], gradient, passes)
         if system is not None:
             return system
     matrix = torch.zeros(n, n, dtype=torch.float64, device=operator.device)
-    for weight, graph in parts:
-        matrix += weight * _gauss_newton(graph, operator)
+    for (weight, graph), (J, _) in zip(parts, jacobians, strict=True):
+        matrix += weight * _gauss_newton(graph, J)
     if operator.penalty is not None:
         matrix.diagonal().add_(operator.penalty.double())
-    return _System(matrix, gradient.double(), None, gradient)
+    return _System(matrix, gradient.double(), None, gradient, passes)
 
 
 def _gauss_newton_graph(graph: Graph) -> GaussNewtonGraph:
@@ -119,13 +123,14 @@ def _gauss_newton_graph(graph: Graph) -> GaussNewtonGraph:
 
 
 def _of_outputs(
-    operator: CurvatureOperator,
     parts: Sequence[tuple[float, GaussNewtonGraph]],
+    jacobians: Sequence[Tensor],
     gradient: Tensor,
+    passes: int,
 ) -> _System | None:
     """The system in the space of the outputs; None where the loss is no sum of squares that gives this gradient."""
     rows, residuals = [], []
-    for weight, graph in parts:
+    for (weight, graph), J in zip(parts, jacobians, strict=True):
         diagonal = graph.hessian.diagonal()
         if diagonal is None:
             return None
@@ -134,24 +139,23 @@ def _of_outputs(
             return None
         root = d.sqrt()
         slope = torch.cat([g.detach().reshape(-1) for g in graph.hessian.gradient]).double()
-        rows.append(jacobian(graph, operator.parameters).double().mul_(root[:, None]))
+        rows.append(J.double() * root[:, None])
         residuals.append(weight * slope / root)
     A, r = torch.cat(rows), torch.cat(residuals)
     size = A.abs().T @ r.abs()
-    bound = 100 * torch.finfo(operator.dtype).eps * float(size.max())
+    bound = 100 * torch.finfo(gradient.dtype).eps * float(size.max())
     if not bool(((A.T @ r - gradient).abs() <= bound).all()):  # of another sample
         return None
-    return _System(_gram(A), r, A, gradient)
+    return _System(_gram(A), r, A, gradient, passes)
 
 
-def _gauss_newton(graph: GaussNewtonGraph, operator: CurvatureOperator) -> Tensor:
+def _gauss_newton(graph: GaussNewtonGraph, J: Tensor) -> Tensor:
     """J^T H_L J."""
-    J = jacobian(graph, operator.parameters)
     diagonal = graph.hessian.diagonal()
     if diagonal is not None:
         d = torch.cat([x.reshape(-1) for x in diagonal]).double()
         if bool((d >= 0).all()):
-            return _gram(J.double().mul_(d.sqrt()[:, None]).T)
+            return _gram((J.double() * d.sqrt()[:, None]).T)
     directions = []
     begin = 0
     for z in graph.outputs:

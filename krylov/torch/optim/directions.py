@@ -59,12 +59,15 @@ class Directions:
         Of the solver.
     negative_curvature : bool
         Whether a direction of negative curvature was met.
+    passes : int
+        Backward passes beside the products with the operator, which counts these itself.
     """
 
     candidates: list[Candidate]
     outcome: Outcome
     iterations: int
     negative_curvature: bool
+    passes: int = 0
 
 
 class ModelSolver:
