@@ -6,15 +6,19 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-TEXTS = [
-    (ROOT / name).read_text(encoding="utf-8")
-    for name in ("README.md", "docs/hessian_free.md", "docs/newton_cg.md", "docs/neumann.md")
-]
+PAGES = (
+    "README.md",
+    "docs/hessian_free.md",
+    "docs/newton_cg.md",
+    "docs/neumann.md",
+    "docs/pinn.md",
+)
+TEXTS = [(ROOT / name).read_text(encoding="utf-8") for name in PAGES]
 PROGRAMS = re.findall(r"^```python\n(.*?)^```", "\n".join(TEXTS), re.MULTILINE | re.DOTALL)
 
 
 def test_there_are_programs():
-    assert len(PROGRAMS) >= 7
+    assert len(PROGRAMS) >= 8
 
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda text: text.splitlines()[2])

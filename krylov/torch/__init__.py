@@ -8,7 +8,7 @@ from krylov.torch.flatten import Parameters
 from krylov.torch.implicit import solve
 from krylov.torch.optim.damping import LevenbergMarquardt
 from krylov.torch.optim.hessian_free import HessianFree
-from krylov.torch.optim.linesearch import Armijo
+from krylov.torch.optim.linesearch import Armijo, GridSearch
 from krylov.torch.optim.neumann import Neumann, NeumannStep
 from krylov.torch.optim.neumann_series import (
     NeumannRate,
@@ -52,6 +52,7 @@ __all__ = [
     "GeometricSchedule",
     "GeometricThenVariance",
     "GradientStatistics",
+    "GridSearch",
     "HessianFree",
     "HessianOperator",
     "History",

@@ -17,7 +17,7 @@ from torch.autograd.graph import GradientEdge
 from krylov.torch.nodes import Edge, edge_of, inputs_of, leading_to
 from krylov.torch.output_maps import OutputMap, Reshaped, Traced
 
-__all__ = ["Term", "closed_form_terms"]
+__all__ = ["Term", "closed_form_terms", "is_diagonal"]
 
 # Nodes that are linear in all that they get gradients for, taken together.
 _LINEAR_OPERATIONS = """
@@ -98,6 +98,11 @@ class _Softmax(Term):
 
 class _Unknown(Exception):
     """A part of the graph is not known."""
+
+
+def is_diagonal(term: Term) -> bool:
+    """Whether the Hessian of the term by its own argument is diagonal."""
+    return isinstance(term, _Diagonal)
 
 
 def closed_form_terms(loss: Tensor, outputs: Sequence[Tensor]) -> list[Term] | None:

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from krylov.torch.closed_forms import Term, closed_form_terms
+from krylov.torch.closed_forms import Term, closed_form_terms, is_diagonal
 from krylov.torch.guards import refuse_no_second
 
 __all__ = ["LossHessian", "loss_hessian"]
@@ -48,6 +48,10 @@ class LossHessian:
         None stands for zeros.
         """
         raise NotImplementedError
+
+    def diagonal(self) -> list[Tensor] | None:
+        """The entries, one tensor an output, of a Hessian that is known to be diagonal; None for every other."""
+        return None
 
     def sample(self, generator: torch.Generator) -> Parts:
         """``R e`` for random signs e and a factor ``R R^T = H``; only where there is a closed form.
@@ -133,6 +137,25 @@ class _ClosedForm(LossHessian):
             if direction is not None:
                 _add(product, term.argument.pull(term.multiply(direction), batched))
         return product
+
+    def diagonal(self) -> list[Tensor] | None:
+        if not all(map(is_diagonal, self._terms)):
+            return None
+        ones: Parts = [torch.ones_like(g) for g in self.gradient]
+        diagonal = _filled(self.multiply(ones), self.gradient)
+        # The terms may mix outputs on the way to their arguments: then random directions show it.
+        generator = torch.Generator(self.gradient[0].device).manual_seed(0)
+        u: Parts = [
+            torch.randn(g.shape, generator=generator, dtype=g.dtype, device=g.device)
+            for g in self.gradient
+        ]
+        for product, d, v in zip(self.multiply(u), diagonal, u, strict=True):
+            assert v is not None
+            wanted = d * v
+            found = torch.zeros_like(wanted) if product is None else product
+            if not torch.allclose(found, wanted, rtol=100 * torch.finfo(d.dtype).eps, atol=0.0):
+                return None
+        return diagonal
 
     def sample(self, generator: torch.Generator) -> Parts:
         total: Parts = [None] * self._count

@@ -8,7 +8,10 @@ from typing import Any
 from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 
-__all__ = ["Edge", "edge_of", "leading_to", "walk"]
+__all__ = ["Edge", "edge_of", "leading_to", "leaf_behind", "walk"]
+
+_CASTS = frozenset(("ToCopyBackward0",))
+_TRANSPOSES = frozenset(("TBackward0", "TransposeBackward0", "PermuteBackward0"))
 
 #: One output of one node: what autograd knows a tensor by.
 Edge = tuple[Any, int]
@@ -59,3 +62,12 @@ def leading_to(start: Edge, ends: Collection[Edge]) -> set[Any]:
             found.add(node)
             waiting.extend(users.get(node, ()))
     return found
+
+
+def leaf_behind(node: Any) -> tuple[Tensor | None, bool]:
+    """The tensor that a matrix is, behind casts and transposes, and whether it is its transpose."""
+    swapped = False
+    while node is not None and node.name() in _CASTS | _TRANSPOSES:
+        swapped ^= node.name() in _TRANSPOSES
+        node = node.next_functions[0][0]
+    return getattr(node, "variable", None), swapped

@@ -87,3 +87,25 @@ def test_bad_values_are_named(name, value):
 def test_values_that_do_not_fit_are_named(values, named):
     with pytest.raises(ValueError, match=named):
         LevenbergMarquardt(**values)
+
+
+@pytest.mark.parametrize(
+    ("judge", "rho", "length", "factor"),
+    [
+        ("ratio", 0.9, 0.1, 0.5),
+        ("ratio", 0.1, 1.0, 2),
+        ("ratio", 0.9, 0.0, 2),  # rejected
+        ("length", -7.0, 1.0, 0.5),
+        ("length", 0.9, 0.125, 2),
+        ("length", math.nan, 0.5, 1),
+        ("length", 0.9, 0.0, 2),
+    ],
+)
+def test_what_lambda_follows(judge, rho, length, factor):
+    assert LevenbergMarquardt(judge=judge).following(0.3, rho, length) == 0.3 * factor
+
+
+@pytest.mark.parametrize("value", ["rho", None, 1, []])
+def test_bad_judges_are_named(value):
+    with pytest.raises((TypeError, ValueError), match="judge must"):
+        LevenbergMarquardt(judge=value)

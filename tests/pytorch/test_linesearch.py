@@ -1,4 +1,4 @@
-"""CG-backtracking and Armijo's rule."""
+"""CG-backtracking, Armijo's rule and the search on a grid."""
 
 # ruff: noqa: E402  (without torch nothing below can be imported)
 from __future__ import annotations
@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 from hypothesis import given
 from hypothesis import strategies as st
 
-from krylov.torch.optim.linesearch import Armijo, backtrack
+from krylov.torch.optim.linesearch import Armijo, GridSearch, backtrack
 
 LOSSES = st.one_of(st.floats(-10, 10), st.sampled_from([math.nan, math.inf]))
 
@@ -118,3 +118,59 @@ def test_bad_fractions_are_named(name, value):
 def test_bad_numbers_of_trials_are_named(value):
     with pytest.raises((TypeError, ValueError), match="trials must be"):
         Armijo(trials=value)
+
+
+def searched(losses, before, **options):
+    """Length, loss and lengths tried, for losses given by power of 1/2; others are infinite."""
+    seen = []
+
+    def loss_at(alpha):
+        seen.append(alpha)
+        return losses.get(round(-math.log2(alpha)), math.inf)
+
+    return GridSearch(**options).search(before, -1.0, losses.get(0, math.inf), loss_at), seen
+
+
+@pytest.mark.parametrize(
+    ("losses", "longer", "found", "tried"),
+    [
+        ({0: 0.5, 1: 0.7}, 0, (1, 0.5), [0.5]),
+        ({0: 0.5, 1: 0.4, 2: 0.45, 3: 0.1}, 0, (0.5, 0.4), [0.5, 0.25]),
+        ({0: 9.0, 1: 8.0, 2: 0.9, 3: 0.8, 4: 0.85}, 0, (0.125, 0.8), [0.5, 0.25, 0.125, 0.0625]),
+        ({0: 0.5, 1: 0.7, -1: 0.3, -2: 0.2, -3: 0.6}, 5, (4, 0.2), [0.5, 2, 4, 8]),
+        ({0: 0.5, 1: 0.7, -1: 0.3, -2: 0.2}, 1, (2, 0.3), [0.5, 2]),
+        ({0: 0.5, 1: 0.4, 2: 0.6, -1: 0.3}, 5, (0.5, 0.4), [0.5, 0.25]),
+        ({0: math.nan, 1: math.nan, 2: 0.5, 3: 0.6}, 2, (0.25, 0.5), [0.5, 0.25, 0.125]),
+        ({0: 1.0, 1: 1.0}, 2, (0, 1.0), [0.5, 0.25, 0.125, 0.0625]),
+    ],
+)
+def test_the_grid_is_walked_while_the_loss_gets_smaller(losses, longer, found, tried):
+    assert searched(losses, 1.0, shorter=4, longer=longer) == (found, tried)
+
+
+@given(
+    losses=st.dictionaries(st.integers(-4, 6), LOSSES, max_size=11),
+    before=st.floats(-5, 5),
+    shorter=st.integers(0, 6),
+    longer=st.integers(0, 4),
+)
+def test_the_grid_gives_a_smaller_loss_or_length_zero(losses, before, shorter, longer):
+    (alpha, loss), seen = searched(losses, before, shorter=shorter, longer=longer)
+    assert len(seen) == len(set(seen))
+    assert 1.0 not in seen
+    if alpha == 0:
+        assert loss == before
+        assert not losses.get(0, math.inf) < before
+        assert len(seen) == shorter
+    else:
+        assert loss == losses[round(-math.log2(alpha))] < before
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("factor", v) for v in (0, 1, -1, math.nan, "x", None)]
+    + [(name, v) for name in ("shorter", "longer") for v in (-1, 1.5, "x", None)],
+)
+def test_bad_grids_are_named(name, value):
+    with pytest.raises((TypeError, ValueError), match=name):
+        GridSearch(**{name: value})

@@ -203,7 +203,7 @@ def test_a_step_that_armijo_gives_up_on_is_a_rejected_one():
     problem = regression()
     before = problem.read()
     armijo = kt.Armijo(c=0.999, trials=1)  # of a Newton step half of the slope comes true
-    optimizer = kt.HessianFree(problem.parameters, damping=1e-3, stop=50, armijo=armijo)
+    optimizer = kt.HessianFree(problem.parameters, damping=1e-3, stop=50, line_search=armijo)
     optimizer.step(problem)
     assert not optimizer.last_step.accepted
     assert torch.equal(problem.read(), before)

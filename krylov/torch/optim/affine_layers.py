@@ -18,12 +18,9 @@ from torch.autograd.graph import GradientEdge
 from krylov.torch.curvature import CurvatureOperator
 from krylov.torch.graphs import GaussNewtonGraph
 from krylov.torch.guards import explained
-from krylov.torch.nodes import edge_of, walk
+from krylov.torch.nodes import edge_of, leaf_behind, walk
 
 __all__ = ["Factors", "Layer", "measured_factors"]
-
-_CASTS = frozenset(("ToCopyBackward0",))
-_TRANSPOSES = frozenset(("TBackward0", "TransposeBackward0", "PermuteBackward0"))
 
 
 class Layer(NamedTuple):
@@ -128,12 +125,12 @@ def _layers(outputs: Sequence[Tensor], tensors: Sequence[Tensor]) -> dict[Layer,
         if name not in ("AddmmBackward0", "MmBackward0"):
             continue
         inputs = [parent for parent, _ in node.next_functions]
-        weight, swapped = _leaf(inputs[-1])
+        weight, swapped = leaf_behind(inputs[-1])
         i, j = position.get(id(weight), -1), -1
         if i < 0 or (name == "AddmmBackward0" and node._saved_alpha != 1):
             continue
         if name == "AddmmBackward0":
-            bias, _ = _leaf(inputs[0])
+            bias, _ = leaf_behind(inputs[0])
             size = tensors[i].shape[0 if swapped else 1]
             if bias is not None and bias.shape == (size,) and node._saved_beta == 1:
                 j = position.get(id(bias), -1)
@@ -145,12 +142,3 @@ def _input(node: Any) -> Tensor:
     """a, one row a sample."""
     saved: Tensor = node._saved_mat1 if node.name() == "AddmmBackward0" else node._saved_self
     return saved
-
-
-def _leaf(node: Any) -> tuple[Tensor | None, bool]:
-    """The tensor that a matrix is, behind casts and transposes, and whether it is its transpose."""
-    swapped = False
-    while node is not None and node.name() in _CASTS | _TRANSPOSES:
-        swapped ^= node.name() in _TRANSPOSES
-        node = node.next_functions[0][0]
-    return getattr(node, "variable", None), swapped

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-from krylov.checks import finite_number
+from krylov.checks import choice, finite_number
 
 __all__ = ["LevenbergMarquardt"]
 
@@ -26,6 +26,10 @@ class LevenbergMarquardt:
         Bounds of rho.
     minimum, maximum : float
         Bounds of lambda.
+    judge : {"ratio", "length"}
+        What is compared with `low` and `high`: rho, or instead of it the length that the line search has chosen. A
+        length of 1/4 says how far the model holds along a direction whose full length is far too long, where rho of
+        that full step is no measure: for exact steps with little damping and `GridSearch`.
 
     References
     ----------
@@ -39,11 +43,13 @@ class LevenbergMarquardt:
     high: float = 0.75
     minimum: float = 1e-12
     maximum: float = 1e12
+    judge: Literal["ratio", "length"] = "ratio"
 
     def __post_init__(self) -> None:
         for name in ("initial", "increase", "decrease", "low", "high", "minimum", "maximum"):
             if finite_number(getattr(self, name), name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)!r}")
+        choice(self.judge, "judge", ("ratio", "length"))
         if not self.increase >= 1 >= self.decrease > 0:
             raise ValueError("increase must be at least 1, and decrease in (0, 1]")
         if not self.low <= self.high:
@@ -59,6 +65,11 @@ class LevenbergMarquardt:
         if finite_number(damping, "damping") < 0:
             raise ValueError(f"damping must not be negative, got {damping!r}")
         return cls(initial=float(damping))
+
+    def following(self, damping: float, rho: float, length: float) -> float:
+        """The next lambda, after a step with this ratio whose length is a line search's; 0: it was rejected."""
+        measure = length if self.judge == "length" else rho
+        return self.after(damping, measure if length else math.nan)
 
     def after(self, damping: float, rho: float) -> float:
         """The next lambda; NaN stands for a step that was rejected or could not be judged."""

@@ -18,7 +18,7 @@ from krylov.workspace import Workspace
 
 __all__ = ["Candidate", "Directions", "ModelSolver", "Solver"]
 
-Solver = Literal["flexible_cg", "cg", "bicgstab", "subspace"]
+Solver = Literal["flexible_cg", "cg", "bicgstab", "subspace", "dense"]
 _SOLVERS: dict[str, Callable[..., SolveResult]] = {
     "cg": cg,
     "flexible_cg": flexible_cg,
@@ -62,12 +62,15 @@ class Directions:
         Of the solver.
     negative_curvature : bool
         Whether a direction of negative curvature was met.
+    passes : int
+        Backward passes beside the products with the operator, which counts these itself.
     """
 
     candidates: list[Candidate]
     outcome: Outcome
     iterations: int
     negative_curvature: bool
+    passes: int = 0
 
 
 class ModelSolver:

@@ -11,7 +11,7 @@ from krylov.checks import choice, flag, integer
 from krylov.stopping import Trace, Verdict
 from krylov.torch.optim.damping import LevenbergMarquardt
 from krylov.torch.optim.directions import Solver
-from krylov.torch.optim.linesearch import Armijo
+from krylov.torch.optim.linesearch import Armijo, LineSearch
 from krylov.torch.optim.local_model import Place
 from krylov.torch.optim.model_solvers import make_solver
 from krylov.torch.optim.outer_iteration import (
@@ -46,10 +46,12 @@ class HessianFree(SecondOrder):
     curvature : {"ggn", "hessian", "hybrid"}
         The Gauss-Newton matrix, the Hessian, or the Hessian until a run meets negative curvature, then the
         Gauss-Newton matrix for one step.
-    solver : {"flexible_cg", "cg", "bicgstab", "subspace"}
+    solver : {"flexible_cg", "cg", "bicgstab", "subspace", "dense"}
         With "ggn" and "cg" this is GN-CG of He et al. (2016), with "hessian" and "cg" HF-CG, with "hybrid" Hybrid-CG,
         with "hessian" and "bicgstab" HF-Bi-CG-STAB. "subspace" takes saddle-free Newton steps in a Krylov subspace,
-        and compares five dampings, 9 lambda to lambda / 9, at no product.
+        and compares five dampings, 9 lambda to lambda / 9, at no product. "dense" factorises the Gauss-Newton matrix of
+        a network of up to a few thousand parameters (or outputs): exact steps, for damping far below what conjugate
+        gradients get through.
     preconditioner : {"lbfgs", "ritz", "nystrom", "jacobi", "kronecker", None}
         "lbfgs" and "ritz" learn from each run for the next; "nystrom" takes m products for a sketch as long as runs
         are long enough to pay for it; "jacobi" computes a diagonal in every step; "kronecker" (K-FAC) approximates the
@@ -67,8 +69,8 @@ class HessianFree(SecondOrder):
         Iterations at most.
     warm_start : float
         Each run starts from this multiple of the last run's result; 0: from zero.
-    armijo : Armijo
-        The line search.
+    line_search : Armijo or GridSearch
+        Armijo's rule shortens steps that lower the loss; `GridSearch` also those that raise it.
     retries : int
         How often a rejected step is tried again at once with more damping; it costs no gradient.
     escape : bool or None
@@ -129,7 +131,7 @@ class HessianFree(SecondOrder):
         stop: int | Callable[[Trace], Verdict] | None = None,
         maxiter: int = 250,
         warm_start: float = 0.95,
-        armijo: Armijo | None = None,
+        line_search: LineSearch | None = None,
         retries: int = 2,
         escape: bool | None = None,
         randomness: Literal["refuse", "freeze"] = "refuse",
@@ -137,12 +139,16 @@ class HessianFree(SecondOrder):
         seed: int = 0,
     ) -> None:
         choice(curvature, "curvature", ("ggn", "hessian", "hybrid"))
-        choice(solver, "solver", ("flexible_cg", "cg", "bicgstab", "subspace"))
+        choice(solver, "solver", ("flexible_cg", "cg", "bicgstab", "subspace", "dense"))
+        if solver == "dense" and curvature != "ggn":
+            raise ValueError("solver='dense' needs a positive semidefinite matrix: curvature='ggn'")
         if escape is not None:
             flag(escape, "escape")
         warm_start = check_warm_start(warm_start)
-        if armijo is not None and not isinstance(armijo, Armijo):
-            raise TypeError(f"armijo must be an Armijo, not {type(armijo).__name__}")
+        if line_search is not None and not isinstance(line_search, LineSearch):
+            raise TypeError(
+                f"line_search must be an Armijo or a GridSearch, not {type(line_search).__name__}"
+            )
         seed, maxiter, retries = (
             integer(seed, "seed", 0),
             integer(maxiter, "maxiter", 1),
@@ -170,7 +176,7 @@ class HessianFree(SecondOrder):
             ),
             rule,
             warm_start,
-            armijo or Armijo(),
+            line_search or Armijo(),
             Escape(seed) if escape or (escape is None and curvature != "ggn") else None,
             retries,
         )

@@ -1,18 +1,18 @@
-"""How far to go: CG-backtracking over the iterates of a run, then Armijo's rule along the one chosen."""
+"""How far to go: CG-backtracking over the iterates of a run, then a line search along the one chosen."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from krylov.checks import integer, number
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Armijo", "backtrack"]
+__all__ = ["Armijo", "GridSearch", "LineSearch", "backtrack"]
 
 
 def backtrack(steps: Sequence[Tensor], loss_along: Callable[[Tensor], float]) -> tuple[int, float]:
@@ -54,6 +54,9 @@ class Armijo:
         Lengths tried at most.
     """
 
+    #: Whether steps that raise the loss are searched too. Armijo's rule leaves these to the damping.
+    rescues: ClassVar[bool] = False
+
     c: float = 1e-2
     factor: float = 0.5
     trials: int = 20
@@ -86,3 +89,55 @@ class Armijo:
             if loss <= before + self.c * alpha * min(slope, 0.0) and loss < before:
                 return alpha, loss
         return 0.0, before
+
+
+@dataclass(frozen=True)
+class GridSearch:
+    """The best length in a geometric grid around 1, by walking from 1 for as long as the loss gets smaller.
+
+    Shorter lengths first: down to the first that lowers the loss, and on while the next one is better. Where 1 itself
+    stays the best, longer ones. A step that raises the loss is searched as well, and is rejected only if every length
+    does. With exact steps of little damping, whose direction is good but whose length is not, this is the line search
+    of energy natural gradient descent (Müller and Zeinhofer 2023).
+
+    Parameters
+    ----------
+    factor : float
+        From one length to the next shorter one.
+    shorter, longer : int
+        Lengths tried below and above 1 at most.
+    """
+
+    rescues: ClassVar[bool] = True
+
+    factor: float = 0.5
+    shorter: int = 15
+    longer: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < number(self.factor, "factor") < 1:
+            raise ValueError(f"factor must be in (0, 1), got {self.factor!r}")
+        integer(self.shorter, "shorter", 0)
+        integer(self.longer, "longer", 0)
+
+    def search(
+        self, before: float, slope: float, at_one: float, loss_at: Callable[[float], float]
+    ) -> tuple[float, float]:
+        """Length and loss; length 0 where no trial lowers the loss. See `Armijo.search`; the slope is not used."""
+        best, lowest = (1.0, at_one) if at_one < before else (0.0, before)
+        for k in range(1, self.shorter + 1):
+            loss = loss_at(self.factor**k)
+            if loss < lowest:
+                best, lowest = self.factor**k, loss
+            elif best:
+                break
+        if best == 1:
+            for k in range(1, self.longer + 1):
+                loss = loss_at(self.factor**-k)
+                if not loss < lowest:
+                    break
+                best, lowest = self.factor**-k, loss
+        return best, lowest
+
+
+LineSearch = Armijo | GridSearch

@@ -152,6 +152,8 @@ class LocalModel:
             directions = method.solve(operator, self.gradient, start, M)
         method.preconditioning.learn(directions.iterations, directions.outcome)
         ledger.spend(self.kind, samples, operator.count - before)
+        if directions.passes:
+            ledger.spend("probe", samples * directions.passes)
         return directions
 
     def slope(self, step: Tensor) -> float:

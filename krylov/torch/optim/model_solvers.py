@@ -12,6 +12,7 @@ from krylov.checks import integer
 from krylov.outcome import Outcome
 from krylov.stopping import FixedIterations, Rule, Trace, Verdict
 from krylov.torch.curvature import CurvatureOperator
+from krylov.torch.optim.dense import DenseSolver
 from krylov.torch.optim.directions import Directions, ModelSolver, Solver
 from krylov.torch.optim.subspace import SubspaceSolver
 
@@ -35,6 +36,10 @@ def make_solver(solver: Solver, stop: Any, maxiter: int) -> SolveModel:
     """
     if isinstance(stop, type):
         raise TypeError(f"stop must be a rule, not a class: give {stop.__name__}(...)")
+    if solver == "dense":
+        if stop is not None:
+            raise ValueError("solver='dense' is exact and takes no stop: leave it out")
+        return DenseSolver()
     if not callable(stop):
         stop = FixedIterations(_ITERATIONS if stop is None else integer(stop, "stop", 1))
     if solver != "subspace":

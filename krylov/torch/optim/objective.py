@@ -27,6 +27,8 @@ _BACKWARD = (
     "the closure must not call backward(): the optimizer differentiates the loss itself. Return the loss, or loss and "
     "outputs, and leave out backward() and zero_grad()"
 )
+# What torch.autograd.grad says where there is no graph.
+_NO_GRAPH = "does not require grad"
 
 
 class Objective:
@@ -63,22 +65,34 @@ class Objective:
         self._closure, self.parameters, self._decay = closure, parameters, decay
         self._ledger, self._randomness = ledger, randomness
         self._allow_batch_norm, self._needs_outputs = allow_batch_norm, needs_outputs
+        self._differentiates = False
 
     def loss(self, batches: Batches) -> float:
         """At the present parameters, penalty included; NaN where it overflows."""
         total, samples = 0.0, 0
-        with self._ledger.part("evaluate"), torch.no_grad():
-            values = []
-            for batch in batches:
-                with self._randomness():
-                    loss, _ = self._call(batch)
-                values.append((loss.detach(), _count(batch)))
+        with self._ledger.part("evaluate"):
+            values = [(self._value(batch), _count(batch)) for batch in batches]
             samples = sum(count for _, count in values)
             total = sum(float(loss) * (count / samples) for loss, count in values)
             if self._decay is not None:
                 total += self._penalty(self.parameters.read())
         self._ledger.spend("loss", samples)
         return total
+
+    def _value(self, batch: Any) -> Tensor:
+        """The loss of one batch, without a graph where the closure can do without."""
+        if not self._differentiates:
+            try:
+                with self._randomness(), torch.no_grad():
+                    return self._call(batch)[0].detach()
+            except RuntimeError as error:
+                if _NO_GRAPH not in str(error):
+                    raise
+        # It takes derivatives itself, by its inputs (the residuals of a differential equation).
+        with self._randomness(), torch.enable_grad():
+            loss = self._call(batch)[0].detach()
+        self._differentiates = True
+        return loss
 
     def loss_at(self, point: Tensor, batches: Batches) -> float:
         """At another point."""

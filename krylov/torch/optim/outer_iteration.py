@@ -7,7 +7,7 @@ on the evaluation sample, g the gradient, B the curvature and lambda the damping
     d             the iterate with the smallest L(theta + d), from d_N backwards
     rho         = (L(theta + d) - L(theta)) / q(d_N)      [1]
     lambda        times 2 for rho < 1/4, times 1/2 for rho > 3/4 [3]
-    alpha         Armijo's rule along d
+    alpha         Armijo's rule along d, or another line search [4]
     theta         += alpha d
 
 A step with L(theta + d) >= L(theta) is rejected: lambda times 2, the next run starts from zero, and with `retries` it
@@ -16,17 +16,19 @@ starts at once [2].
 [1] The sign printed by Sainath et al. is wrong: both differences are negative for a good step.
 [2] The paper goes on to the next gradient. The graph of this one is still there: trying again costs products only.
 [3] The papers have 3/2 and 2/3. A warm start may be so far off that q(d_N) >= 0 after a short run: lambda then stays.
+[4] One that `rescues` is asked before a step is rejected: a good direction may only be too long.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from krylov.torch.optim.directions import Directions
-from krylov.torch.optim.linesearch import Armijo, backtrack
+from krylov.torch.optim.linesearch import LineSearch, backtrack
 from krylov.torch.optim.local_model import LocalModel, Memory, Method, Place
 from krylov.torch.optim.objective import Curvature
 from krylov.torch.optim.record import StepRecord
@@ -45,7 +47,7 @@ _PATIENCE = 10
 class HessianFreeMethod(Method):
     """The choices that stay the same from step to step."""
 
-    armijo: Armijo
+    line_search: LineSearch
     escape: Escape | None
     retries: int
 
@@ -81,7 +83,8 @@ class _Trial:
     candidate: int
     step: Tensor
     rho: float
-    loss: float
+    alpha: float  # 0: rejected
+    after: float
     negative_curvature: bool  # in this run or one before it in the same step
 
 
@@ -109,28 +112,20 @@ def outer_iteration(
         return place.point, record, model.statistics
     trial = _solve(method, memory, model)
     memory.met_negative = trial.negative_curvature
-    if not trial.loss < before:
-        memory.direction, memory.rejected = None, True
-        return place.point, _record(model, trial, 0.0, before), model.statistics
-    alpha, after = method.armijo.search(
-        before,
-        model.slope(trial.step),
-        trial.loss,
-        lambda a: place.loss_after(a * trial.step),
-    )
+    alpha = trial.alpha
     memory.rejected = not alpha  # no length was good enough
     last = trial.directions.candidates[-1]
     if alpha and last.value >= 0:  # [3]
         memory.damping = trial.damping
     else:
-        memory.damping = method.damping.after(trial.damping, trial.rho if alpha else math.nan)
+        memory.damping = method.damping.following(trial.damping, trial.rho, alpha)
     memory.direction = last.step if alpha and last.iteration > 0 else None
     point = place.point + alpha * trial.step if alpha else place.point
-    return point, _record(model, trial, alpha, after), model.statistics
+    return point, _record(model, trial), model.statistics
 
 
 def _solve(method: HessianFreeMethod, memory: HessianFreeMemory, model: LocalModel) -> _Trial:
-    """Run the solver with more and more damping until the loss decreases, or patience ends."""
+    """Run the solver with more and more damping until the loss decreases, or patience ends; then the line search."""
     place, before = model.place, model.before
     negative = False
     for attempt in range(method.retries + 1):
@@ -143,15 +138,22 @@ def _solve(method: HessianFreeMethod, memory: HessianFreeMemory, model: LocalMod
         scaled = place.scale is not None and last.iteration > 0
         value = model.value(steps[-1], last.damping) if scaled else last.value
         rho = (loss - before) / value if value < 0 else math.nan
-        iteration = directions.candidates[chosen].iteration
-        trial = _Trial(directions, damping, iteration, steps[chosen], rho, loss, negative)
-        if loss < before or attempt == method.retries:
+        iteration, step = directions.candidates[chosen].iteration, steps[chosen]
+        alpha, after = 0.0, before
+        if loss < before or method.line_search.rescues:
+            alpha, after = method.line_search.search(
+                before, model.slope(step), loss, _along(place, step)
+            )
+        trial = _Trial(directions, damping, iteration, step, rho, alpha, after, negative)
+        if loss < before or alpha or attempt == method.retries:
             break
         memory.direction = None
         memory.damping = method.damping.after(damping, math.nan)
-    if not trial.loss < before:
-        memory.damping = method.damping.after(trial.damping, math.nan)
     return trial
+
+
+def _along(place: Place, step: Tensor) -> Callable[[float], float]:
+    return lambda alpha: place.loss_after(alpha * step)
 
 
 def _escape(
@@ -186,10 +188,10 @@ def _escape(
     return found
 
 
-def _record(model: LocalModel, trial: _Trial, alpha: float, after: float) -> StepRecord:
+def _record(model: LocalModel, trial: _Trial) -> StepRecord:
     return model.record(
-        alpha=alpha,
-        after=after,
+        alpha=trial.alpha,
+        after=trial.after,
         damping=trial.damping,
         rho=trial.rho,
         directions=trial.directions,

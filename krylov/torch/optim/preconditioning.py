@@ -313,9 +313,9 @@ def make_preconditioning(
             raise ValueError("preconditioner_options are given, but preconditioner is None")
         return _None()
     choice(name, "preconditioner", PRECONDITIONERS)
-    if solver == "subspace":
+    if solver in ("subspace", "dense"):
         raise ValueError(
-            "solver='subspace' takes no preconditioner: leave it out, or take solver='flexible_cg'"
+            f"solver={solver!r} takes no preconditioner: leave it out, or take solver='flexible_cg'"
         )
     if name == "jacobi":
         return _Jacobi(given, curvature, seed)
