@@ -118,7 +118,7 @@ def make_optimizer(settings: Settings, model: nn.Module, count: int) -> torch.op
             maxiter=settings.inner or 10,
             tol=settings.tol,
             damping=LevenbergMarquardt(settings.damping) if adapts else settings.damping,
-            armijo=Armijo() if settings.line_search == "armijo" else None,
+            line_search=Armijo() if settings.line_search == "armijo" else None,
             **_second_order(settings),
         )
     lr = _RATES[settings.optimizer] if settings.lr is None else settings.lr

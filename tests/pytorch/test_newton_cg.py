@@ -23,7 +23,7 @@ EVERY = {
     "plain": {},
     "warm": {"warm_start": 0.9, "curvature": "ggn"},
     "adapted": {"damping": LM(0.5), "warm_start": 0.5},
-    "armijo": {"armijo": kt.Armijo(), "lr": 0.8},
+    "armijo": {"line_search": kt.Armijo(), "lr": 0.8},
     "ritz": {
         "curvature": "ggn",
         "solver": "flexible_cg",

@@ -55,7 +55,7 @@ VALID = {
     "solver": lambda v: False,
     "preconditioner": lambda v: v is None,
     "preconditioner_options": lambda v: v is None,
-    "armijo": lambda v: v is None,
+    "line_search": lambda v: v is None,
     "warm_start": lambda v: finite(v, 0, 1),
     "randomness": lambda v: False,
     "allow_batch_norm": lambda v: isinstance(v, bool),
@@ -173,7 +173,7 @@ def cliff(w):
     return w.square().sum() + 0 * (w + 0.5).sum().log()
 
 
-@pytest.mark.parametrize("options", [{"damping": LM(1e-6)}, {"armijo": kt.Armijo()}], ids=str)
+@pytest.mark.parametrize("options", [{"damping": LM(1e-6)}, {"line_search": kt.Armijo()}], ids=str)
 def test_judged_steps_do_not_leave_the_domain(options):
     w = torch.ones(1, dtype=torch.float64, requires_grad=True)
     optimizer = kt.NewtonCG([w], lr=1.9, **options)
@@ -222,7 +222,7 @@ def test_at_a_minimum_nothing_happens():
 @pytest.mark.parametrize("policy", ["refuse", "freeze"])
 def test_random_closures(policy):
     problem = classifier()
-    optimizer = kt.NewtonCG(problem.parameters, randomness=policy, armijo=kt.Armijo())
+    optimizer = kt.NewtonCG(problem.parameters, randomness=policy, line_search=kt.Armijo())
 
     def closure():
         return F.dropout(problem()[1], 0.3).square().mean()
@@ -234,3 +234,13 @@ def test_random_closures(policy):
     for _ in range(3):
         optimizer.step(closure)
         assert optimizer.last_step.loss_after < optimizer.last_step.loss_before
+
+
+def test_a_rule_judged_by_length_needs_a_line_search():
+    weight = torch.nn.Parameter(torch.ones(2))
+    rule = kt.LevenbergMarquardt(judge="length")
+    with pytest.raises(ValueError, match="needs a line search"):
+        kt.NewtonCG([weight], damping=rule)
+    optimizer = kt.NewtonCG([weight], damping=rule, line_search=kt.GridSearch())
+    optimizer.step(lambda: weight.square().sum())
+    assert optimizer.damping == rule.initial * rule.decrease  # the full step was the best

@@ -33,10 +33,10 @@ VARIANTS = {
     "adapted": ({"curvature": "ggn", "lr": 1.5}, {"kind": "ggn", "lr": 1.5, **LM}),
     "adapted-hessian": ({"warm_start": 1.0, "maxiter": 3}, {"eta": 1.0, "maxiter": 3, **LM}),
     "armijo": (
-        {"armijo": kt.Armijo(), "warm_start": 0.9, "lr": 1.8},
+        {"line_search": kt.Armijo(), "warm_start": 0.9, "lr": 1.8},
         {"eta": 0.9, "lr": 1.8, **ARMIJO},
     ),
-    "armijo-adapted": ({"armijo": kt.Armijo(), "lr": 1.8}, {"lr": 1.8, **ARMIJO, **LM}),
+    "armijo-adapted": ({"line_search": kt.Armijo(), "lr": 1.8}, {"lr": 1.8, **ARMIJO, **LM}),
     "bicgstab": (
         {"solver": "bicgstab", "tol": 1e-12, "maxiter": 3, "lr": 0.5},
         {"solver": newton_reference.bicgstab, "maxiter": 3, "lr": 0.5},

@@ -88,14 +88,14 @@ def _regression() -> dict[str, Entry]:
                 "Gauss-Newton, Armijo, adaptive damping, 30 iterations": {
                     "curvature": "ggn",
                     "damping": _marquardt(0.01),
-                    "armijo": kt.Armijo(),
+                    "line_search": kt.Armijo(),
                     "maxiter": 30,
                     "tol": 0.01,
                 },
                 "the same, Kronecker": {
                     "curvature": "ggn",
                     "damping": _marquardt(0.01),
-                    "armijo": kt.Armijo(),
+                    "line_search": kt.Armijo(),
                     "maxiter": 20,
                     "tol": 0.01,
                     "preconditioner": "kronecker",

@@ -11,7 +11,7 @@ from krylov.checks import choice, flag, integer
 from krylov.stopping import Trace, Verdict
 from krylov.torch.optim.damping import LevenbergMarquardt
 from krylov.torch.optim.directions import Solver
-from krylov.torch.optim.linesearch import Armijo, LineSearch
+from krylov.torch.optim.linesearch import Armijo, LineSearch, check_line_search
 from krylov.torch.optim.local_model import Place
 from krylov.torch.optim.model_solvers import make_solver
 from krylov.torch.optim.outer_iteration import (
@@ -145,10 +145,7 @@ class HessianFree(SecondOrder):
         if escape is not None:
             flag(escape, "escape")
         warm_start = check_warm_start(warm_start)
-        if line_search is not None and not isinstance(line_search, LineSearch):
-            raise TypeError(
-                f"line_search must be an Armijo or a GridSearch, not {type(line_search).__name__}"
-            )
+        check_line_search(line_search)
         seed, maxiter, retries = (
             integer(seed, "seed", 0),
             integer(maxiter, "maxiter", 1),

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from krylov.checks import integer, number
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Armijo", "GridSearch", "LineSearch", "backtrack"]
+__all__ = ["Armijo", "GridSearch", "LineSearch", "backtrack", "check_line_search"]
 
 
 def backtrack(steps: Sequence[Tensor], loss_along: Callable[[Tensor], float]) -> tuple[int, float]:
@@ -141,3 +141,17 @@ class GridSearch:
 
 
 LineSearch = Armijo | GridSearch
+
+
+def check_line_search(value: Any) -> None:
+    """None or one of them.
+
+    Raises
+    ------
+    TypeError
+        It is something else.
+    """
+    if value is not None and not isinstance(value, LineSearch):
+        raise TypeError(
+            f"line_search must be an Armijo or a GridSearch, not {type(value).__name__}"
+        )

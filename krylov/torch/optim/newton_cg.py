@@ -10,7 +10,7 @@ from torch import Tensor
 from krylov.checks import choice, integer, number
 from krylov.torch.optim.damping import LevenbergMarquardt
 from krylov.torch.optim.directions import Solver
-from krylov.torch.optim.linesearch import Armijo
+from krylov.torch.optim.linesearch import LineSearch, check_line_search
 from krylov.torch.optim.local_model import Memory, Place
 from krylov.torch.optim.model_solvers import make_truncated_solver
 from krylov.torch.optim.newton_step import NewtonMethod, newton_step
@@ -53,7 +53,7 @@ class NewtonCG(SecondOrder):
         plays no part.
     preconditioner, preconditioner_options
         See `HessianFree`.
-    armijo : Armijo, optional
+    line_search : Armijo or GridSearch, optional
         Backtracking from lr, in place of a fixed step; it takes at least one evaluation of the loss. A step of which no
         part lowers the loss enough is rejected.
     warm_start : float
@@ -118,7 +118,7 @@ class NewtonCG(SecondOrder):
         solver: Solver = "cg",
         preconditioner: Literal["lbfgs", "ritz", "nystrom", "jacobi", "kronecker"] | None = None,
         preconditioner_options: Mapping[str, Any] | None = None,
-        armijo: Armijo | None = None,
+        line_search: LineSearch | None = None,
         warm_start: float = 0.0,
         randomness: Literal["refuse", "freeze"] = "refuse",
         allow_batch_norm: bool = False,
@@ -129,9 +129,12 @@ class NewtonCG(SecondOrder):
         if not 0 < number(tol, "tol") < 1:
             raise ValueError(f"tol must be in (0, 1), got {tol!r}")
         maxiter, seed = integer(maxiter, "maxiter", 1), integer(seed, "seed", 0)
-        if armijo is not None and not isinstance(armijo, Armijo):
-            raise TypeError(f"armijo must be an Armijo, not {type(armijo).__name__}")
+        check_line_search(line_search)
         rule = LevenbergMarquardt.of(damping)
+        if rule.judge == "length" and line_search is None:
+            raise ValueError(
+                "damping judged by length needs a line search: give line_search=GridSearch()"
+            )
         warm_start = check_warm_start(warm_start)
         super().__init__(
             params,
@@ -155,7 +158,7 @@ class NewtonCG(SecondOrder):
             rule,
             warm_start,
             isinstance(damping, LevenbergMarquardt),
-            armijo,
+            line_search,
         )
         self._memory = Memory(rule.initial)
 

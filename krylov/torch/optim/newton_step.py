@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from krylov.torch.optim.directions import Candidate
-from krylov.torch.optim.linesearch import Armijo
+from krylov.torch.optim.linesearch import LineSearch
 from krylov.torch.optim.local_model import LocalModel, Memory, Method, Place
 from krylov.torch.optim.objective import Curvature
 from krylov.torch.optim.record import StepRecord
@@ -42,7 +42,7 @@ class NewtonMethod(Method):
     """The choices that stay the same from step to step."""
 
     adapts: bool  # the damping
-    armijo: Armijo | None
+    line_search: LineSearch | None
 
 
 @dataclass(frozen=True)
@@ -86,19 +86,19 @@ def newton_step(
     found = _downhill(model, directions.candidates[-1])
     rho, alpha, after = math.nan, 1.0, math.nan
     judged = place.samples.evaluation is not place.samples.gradient
-    if method.adapts or method.armijo is not None or judged:
+    if method.adapts or method.line_search is not None or judged:
         full = place.loss_after(found.step)
         value = found.value(model)
         rho = (full - model.before) / value if value < 0 else math.nan
         alpha, after = _length(method, model, found, full)
         if method.adapts and not (alpha and value >= 0):  # else the model is not to blame
-            memory.damping = method.damping.after(damping, rho if alpha else math.nan)
+            memory.damping = method.damping.following(damping, rho, alpha)
     step = found.step if alpha == 1 else alpha * found.step
     point = place.point + step if alpha else place.point
     if not math.isfinite(float(torch.linalg.vector_norm(point, dtype=torch.float64))):
         raise FloatingPointError(
-            f"the step overflows: it is too long for {point.dtype}. Lower lr, raise damping, or give armijo=Armijo(). "
-            "The parameters are as they were"
+            f"the step overflows: it is too long for {point.dtype}. Lower lr, raise damping, or give "
+            "line_search=Armijo(). The parameters are as they were"
         )
     goes_on = method.warm_start > 0 and alpha and found.iterate is not None
     memory.direction = directions.candidates[-1].step if goes_on else None
@@ -131,8 +131,8 @@ def _length(
     method: NewtonMethod, model: LocalModel, found: _Step, full: float
 ) -> tuple[float, float]:
     """How far to go along a step, and the loss there; 0 where it is rejected."""
-    if method.armijo is not None:
-        return method.armijo.search(
+    if method.line_search is not None:
+        return method.line_search.search(
             model.before,
             found.slope,
             full,
