@@ -18,13 +18,14 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 import torch
+from clock import Clock, Over
 from common import console, crossing, curves, experiment_options, mnist, save, show, spread, verdict
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -40,59 +41,27 @@ _ADAM_BATCH = 100
 _MICRO_BATCH = 500
 
 
-class _Over(Exception):
-    """The seconds are spent."""
-
-
-@dataclass
+@dataclass(frozen=True)
 class Run:
-    """The clock of a contestant, and what was seen while it stood still."""
+    """What a contestant trains, and its clock."""
 
     model: nn.Module
     images: Tensor
-    limit: float
-    clock: Callable[[], float]
-    seconds: list[float] = field(default_factory=list)
-    loss: list[float] = field(default_factory=list)
-    squared: list[float] = field(default_factory=list)
-    _spent: float = 0.0
-    _next: float = 0.0
-    _began: float | None = None
-
-    def start(self) -> None:
-        self._record()
-        self._began = self.clock()
-
-    def tick(self) -> None:
-        """To be called between steps: takes losses at growing intervals, and ends the run."""
-        assert self._began is not None
-        self._spent += self.clock() - self._began
-        over = self._spent >= self.limit
-        if over or self._spent >= self._next:
-            self._record()
-            self._next = 1.1 * self._spent + 0.01 * self.limit
-        if over or not math.isfinite(self.loss[-1]):
-            raise _Over
-        self._began = self.clock()
-
-    def check(self) -> None:
-        """Ends a run in the middle of a step."""
-        assert self._began is not None
-        if self._spent + self.clock() - self._began >= 1.2 * self.limit:
-            raise _Over
-
-    def _record(self) -> None:
-        loss = squared = 0.0
-        with torch.no_grad():
-            for batch in torch.split(self.images, 1000):
-                outputs = self.model(batch)
-                loss += float(F.binary_cross_entropy_with_logits(outputs, batch, reduction="sum"))
-                squared += float((torch.sigmoid(outputs) - batch).square().sum())
-        self.seconds.append(self._spent)
-        self.loss.append(loss / len(self.images))
-        self.squared.append(squared / len(self.images))
+    clock: Clock
 
 
+def losses(model: nn.Module, images: Tensor) -> dict[str, float]:
+    """Over all images: what is trained on, and the squared error."""
+    loss = squared = 0.0
+    with torch.no_grad():
+        for batch in torch.split(images, 1000):
+            outputs = model(batch)
+            loss += float(F.binary_cross_entropy_with_logits(outputs, batch, reduction="sum"))
+            squared += float((torch.sigmoid(outputs) - batch).square().sum())
+    return {"loss": loss / len(images), "squared": squared / len(images)}
+
+
+Points = dict[str, list[float]]
 Contestant = Callable[[Run, int, Any], None]
 
 
@@ -134,7 +103,7 @@ def hessian_free(run: Run, seed: int, setting: Any) -> None:
             curvature=[(batch, True) for batch in batches],
         )
         schedule.update()
-        run.tick()
+        run.clock.tick()
 
 
 def adam(run: Run, seed: int, setting: Any, low: bool = False) -> None:
@@ -146,7 +115,7 @@ def adam(run: Run, seed: int, setting: Any, low: bool = False) -> None:
             outputs = run.model(batch)
         reconstruction(outputs.float(), batch).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        run.tick()
+        run.clock.tick()
 
 
 def lbfgs(run: Run, seed: int, setting: Any) -> None:
@@ -161,7 +130,7 @@ def lbfgs(run: Run, seed: int, setting: Any) -> None:
         )
 
         def closure(batch: Tensor = batch, optimizer: torch.optim.LBFGS = optimizer) -> Tensor:
-            run.check()
+            run.clock.pay(len(batch) / len(run.images))
             optimizer.zero_grad()
             total = torch.zeros(())
             for part in torch.split(batch, _MICRO_BATCH):
@@ -172,7 +141,7 @@ def lbfgs(run: Run, seed: int, setting: Any) -> None:
 
         for _ in range(2 if setting < len(run.images) else 1_000_000):
             optimizer.step(closure)  # type: ignore[no-untyped-call]
-            run.tick()
+            run.clock.tick()
 
 
 def newton_cg(run: Run, seed: int, setting: Any) -> None:
@@ -185,14 +154,14 @@ def newton_cg(run: Run, seed: int, setting: Any) -> None:
     for batch in _batches(run, setting, seed):
 
         def loss(vector: Tensor, batch: Tensor = batch) -> Tensor:
-            run.check()
+            run.clock.pay(len(batch) / len(run.images))
             values = dict(zip(names, parameters.split(vector), strict=True))
             return reconstruction(torch.func.functional_call(run.model, values, (batch,)), batch)
 
         found = minimize(loss, point, method="newton-cg", max_iter=1, options={"cg_max_iter": 10})
         point = found.x.detach()
         parameters.write(point)
-        run.tick()
+        run.clock.tick()
 
 
 def _batches(run: Run, size: int, seed: int) -> Iterator[Tensor]:
@@ -239,26 +208,26 @@ def main(data: Path, seeds: int, quick: bool, out: Path, cpu: bool) -> None:
     """Seconds to equal training loss on the deep autoencoder, against Adam, L-BFGS and Newton-CG."""
     if cpu:
         torch.set_num_threads(1)
-    clock = time.process_time if cpu else time.perf_counter
+    now = time.process_time if cpu else time.perf_counter
     sizes, limit = (_QUICK_SIZES, _QUICK_SECONDS) if quick else (_SIZES, _SECONDS)
     if cpu and not quick:
         limit *= 2
     images = mnist(data)[0][: 1000 if quick else 10_000]
 
-    def measured(entry: Entry, setting: str, seed: int) -> Run:
+    def measured(entry: Entry, setting: str, seed: int) -> Points:
         model = kt.autoencoder(images.shape[1], sizes, init="sparse", seed=seed)
-        run = Run(model, images, limit, clock)
-        run.start()
-        with contextlib.suppress(_Over):
-            entry.contestant(run, seed, entry.settings[setting])
-        return run
+        clock = Clock(partial(losses, model, images), limit, now)
+        clock.start()
+        with contextlib.suppress(Over):
+            entry.contestant(Run(model, images, clock), seed, entry.settings[setting])
+        return clock.points
 
     best: dict[str, str] = {}
     tried: dict[str, dict[str, float]] = {}
-    runs: dict[str, list[Run]] = {}
+    runs: dict[str, list[Points]] = {}
     for name, entry in entries(len(images)).items():
         first = {setting: measured(entry, setting, 0) for setting in entry.settings}
-        tried[name] = {setting: run.loss[-1] for setting, run in first.items()}
+        tried[name] = {setting: run["loss"][-1] for setting, run in first.items()}
         best[name] = min(tried[name], key=lambda setting: _order(tried[name][setting]))
         again = [measured(entry, best[name], seed) for seed in range(1, seeds)]
         runs[name] = [first[best[name]], *again]
@@ -271,18 +240,18 @@ def _order(loss: float) -> float:
 
 
 def _report(
-    runs: dict[str, list[Run]],
+    runs: dict[str, list[Points]],
     best: dict[str, str],
     tried: dict[str, dict[str, float]],
     out: Path,
     quick: bool,
 ) -> None:
     target = min(
-        sum(run.loss[-1] for run in runs[name]) / len(runs[name])
+        sum(run["loss"][-1] for run in runs[name]) / len(runs[name])
         for name in ("Adam", "Adam, bfloat16")
     )
     times = {
-        name: [crossing(run.seconds, run.loss, target) for run in them]
+        name: [crossing(run["seconds"], run["loss"], target) for run in them]
         for name, them in runs.items()
     }
     ours = max(times["HessianFree"])
@@ -290,8 +259,8 @@ def _report(
         (
             name,
             best[name],
-            spread(run.loss[-1] for run in them),
-            spread(run.squared[-1] for run in them),
+            spread(run["loss"][-1] for run in them),
+            spread(run["squared"][-1] for run in them),
             spread(times[name], 1),
             ""
             if name == "HessianFree" or math.isinf(ours)
@@ -318,9 +287,9 @@ def _report(
                 {
                     "setting": best[name],
                     "seconds_to_target": None if math.isinf(t) else t,
-                    "seconds": run.seconds,
-                    "loss": run.loss,
-                    "squared_error": run.squared,
+                    "seconds": run["seconds"],
+                    "loss": run["loss"],
+                    "squared_error": run["squared"],
                 }
                 for run, t in zip(them, times[name], strict=True)
             ]
@@ -329,16 +298,16 @@ def _report(
     }
     save(out, "autoencoder", results)
     lines = {
-        f"{name}, {best[name]}": {"seconds": them[0].seconds[1:], "loss": them[0].loss[1:]}
+        f"{name}, {best[name]}": {"seconds": them[0]["seconds"][1:], "loss": them[0]["loss"][1:]}
         for name, them in runs.items()
     }
     curves(out, "autoencoder", lines, {"seconds": "seconds"}, "loss", "training loss", log_y=True)
 
 
-def _least(times: list[float], runs: list[Run]) -> float:
+def _least(times: list[float], runs: list[Points]) -> float:
     """Mean time; where the target was not reached, what was spent is the least that it could be."""
     return sum(
-        run.seconds[-1] if math.isinf(t) else t for t, run in zip(times, runs, strict=True)
+        run["seconds"][-1] if math.isinf(t) else t for t, run in zip(times, runs, strict=True)
     ) / len(runs)
 
 
