@@ -26,6 +26,10 @@ class Clock:
 
     Attributes
     ----------
+    points : dict
+        Lists of what was seen, with "seconds" and "passes".
+    steps : int
+        Ticks so far.
     view : callable
         ``view()``, a context within which the model is the one to be measured.
     """
@@ -36,6 +40,7 @@ class Clock:
         self._measure, self.limit, self._now = measure, limit, now
         self.view: Callable[[], AbstractContextManager[object]] = nullcontext
         self.points: dict[str, list[float]] = {}
+        self.steps = 0
         self._spent = self._passes = self._next = self._began = 0.0
 
     def start(self) -> None:
@@ -59,6 +64,7 @@ class Clock:
     def tick(self) -> None:
         """To be called between steps."""
         self._spent += self._now() - self._began
+        self.steps += 1
         over = self._spent >= self.limit
         if over or self._spent >= self._next:
             self._look()

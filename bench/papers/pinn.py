@@ -19,12 +19,14 @@ Adam has, pairs of L-BFGS) are tried on the first seed; only the best one goes o
 # ruff: noqa: E402  (how many threads LAPACK has is read when it is loaded)
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,7 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 import click
 import numpy as np
 import torch
+from clock import Clock, Over
 from common import console, curves, experiment_options, save, show, verdict
 from torch import Tensor, nn
 
@@ -178,39 +181,13 @@ def network(seed: int) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Run:
-    """The clock of a contestant, and what was seen while it stood still."""
+    """What a contestant trains, and its clock."""
 
     problem: Problem
     model: nn.Module
-    limit: float
-    clock: Callable[[], float]
-    seconds: list[float] = field(default_factory=list)
-    error: list[float] = field(default_factory=list)
-    steps: int = 0
-    spent: float = 0.0
-    _next: float = 0.0
-    _began: float = 0.0
-
-    def start(self) -> None:
-        self._record()
-        self._began = self.clock()
-
-    def goes_on(self, until: float = 1.0) -> bool:
-        """To be asked after each step; takes errors at growing intervals."""
-        self.spent += self.clock() - self._began
-        self.steps += 1
-        over = self.spent >= until * self.limit
-        if over or self.spent >= self._next:
-            self._record()
-            self._next = 1.1 * self.spent + 0.005 * self.limit
-        self._began = self.clock()
-        return not over
-
-    def _record(self) -> None:
-        self.seconds.append(self.spent)
-        self.error.append(self.problem.error(self.model))
+    clock: Clock
 
 
 def hessian_free(run: Run, setting: Any) -> None:
@@ -228,9 +205,9 @@ def hessian_free(run: Run, setting: Any) -> None:
         residuals = run.problem.residuals(run.model)
         return residuals.square().sum(), residuals
 
-    optimizer.step(closure)
-    while run.goes_on():
+    while True:
         optimizer.step(closure)
+        run.clock.tick()
 
 
 def adam_and_lbfgs(run: Run, setting: tuple[float, float, int]) -> None:
@@ -244,11 +221,10 @@ def adam_and_lbfgs(run: Run, setting: tuple[float, float, int]) -> None:
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
-    going = True
-    while going:
+    while run.clock.share < share:
         adam.step(closure)  # type: ignore[arg-type]
-        going = run.goes_on(share)
-        adam.param_groups[0]["lr"] = rate * max(0.0, 1 - run.spent / (share * run.limit))
+        run.clock.tick()
+        adam.param_groups[0]["lr"] = rate * max(0.0, 1 - run.clock.share / share)
     lbfgs = torch.optim.LBFGS(
         run.model.parameters(),
         max_iter=10,
@@ -258,9 +234,9 @@ def adam_and_lbfgs(run: Run, setting: tuple[float, float, int]) -> None:
         tolerance_change=0.0,
         line_search_fn="strong_wolfe",
     )
-    lbfgs.step(closure)  # type: ignore[no-untyped-call]
-    while run.goes_on():
+    while True:
         lbfgs.step(closure)  # type: ignore[no-untyped-call]
+        run.clock.tick()
 
 
 @dataclass(frozen=True)
@@ -299,32 +275,40 @@ def main(
     """Relative L2 error of physics-informed networks after equal seconds."""
     torch.set_num_threads(1)
     torch.set_default_dtype(torch.float64)
-    clock = time.process_time if cpu_time else time.perf_counter
+    now = time.process_time if cpu_time else time.perf_counter
     limit = _QUICK_SECONDS if quick else seconds
     for name in PROBLEMS if problem == "all" else [problem]:
         task = PROBLEMS[name]()
-        _report(name, {k: _measured(e, task, seeds, limit, clock) for k, e in ENTRIES.items()}, out)
+        _report(name, {k: _measured(e, task, seeds, limit, now) for k, e in ENTRIES.items()}, out)
 
 
-Measured = tuple[str, dict[str, float], list[Run]]
+Measured = tuple[str, dict[str, float], list[Clock]]
 
 
 def _measured(
-    entry: Entry, problem: Problem, seeds: int, limit: float, clock: Callable[[], float]
+    entry: Entry, problem: Problem, seeds: int, limit: float, now: Callable[[], float]
 ) -> Measured:
     """The best setting, the errors of all on the first seed, and the runs with the best one."""
 
-    def one(setting: str, seed: int) -> Run:
-        run = Run(problem, network(seed), limit, clock)
-        run.start()
-        entry.contestant(run, entry.settings[setting])
-        console.print(f"  seed {seed}, {setting}: {run.error[-1]:.2e} ({run.steps} steps)")
-        return run
+    def one(setting: str, seed: int) -> Clock:
+        model = network(seed)
+        clock = Clock(partial(_seen, problem, model), limit, now)
+        clock.start()
+        with contextlib.suppress(Over):
+            entry.contestant(Run(problem, model, clock), entry.settings[setting])
+        error = clock.points["error"][-1]
+        console.print(f"  seed {seed}, {setting}: {error:.2e} ({clock.steps} steps)")
+        return clock
 
     first = {setting: one(setting, 0) for setting in entry.settings}
-    tried = {setting: run.error[-1] for setting, run in first.items()}
+    tried = {setting: clock.points["error"][-1] for setting, clock in first.items()}
     best = min(tried, key=lambda setting: _order(tried[setting]))
     return best, tried, [first[best], *(one(best, seed) for seed in range(1, seeds))]
+
+
+def _seen(problem: Problem, model: nn.Module) -> dict[str, float]:
+    loss = float(problem.residuals(model).square().sum())
+    return {"loss": loss, "error": problem.error(model)}
 
 
 def _order(error: float) -> float:
@@ -336,7 +320,9 @@ def _geometric_mean(values: Sequence[float]) -> float:
 
 
 def _report(name: str, found: dict[str, Measured], out: Path) -> None:
-    errors = {who: [run.error[-1] for run in runs] for who, (_, _, runs) in found.items()}
+    errors = {
+        who: [clock.points["error"][-1] for clock in runs] for who, (_, _, runs) in found.items()
+    }
     ours = errors["HessianFree"]
     rows = []
     for who, (best, _, runs) in found.items():
@@ -354,15 +340,12 @@ def _report(name: str, found: dict[str, Measured], out: Path) -> None:
         who: {
             "setting": best,
             "tried": tried,
-            "runs": [{"seconds": r.seconds, "error": r.error, "steps": r.steps} for r in runs],
+            "runs": [{**clock.points, "steps": clock.steps} for clock in runs],
         }
         for who, (best, tried, runs) in found.items()
     }
     save(out, f"pinn_{name}", {"seconds": seconds, "contestants": results})
-    lines = {
-        f"{who}, {best}": {"seconds": runs[0].seconds, "error": runs[0].error}
-        for who, (best, _, runs) in found.items()
-    }
+    lines = {f"{who}, {best}": runs[0].points for who, (best, _, runs) in found.items()}
     label = "relative L2 error"
     curves(out, f"pinn_{name}", lines, {"seconds": "seconds"}, "error", label, log_y=True)
 
