@@ -197,10 +197,10 @@ EXPERIMENTS = {
         damping=0.02,
         variants=(
             PLAIN,
-            "geometric, 10 iterations",
             "Ritz 32 + geometric, 10 iterations",
             "Kronecker + geometric, 5 iterations",
         ),
+        once=("geometric, 10 iterations",),
         bars={
             "Ritz 32 + geometric, 10 iterations": 1.5,
             "Kronecker + geometric, 5 iterations": 1.5,
