@@ -193,8 +193,8 @@ EXPERIMENTS = {
         ),
         loss=F.cross_entropy,
         curvature=2_000,
-        steps=7,
-        damping=0.02,
+        steps=8,
+        damping=1.0,
         variants=(
             PLAIN,
             "Ritz 32 + geometric, 10 iterations",
@@ -362,6 +362,8 @@ def compare(name: str, experiment: Experiment, data: Path, seeds: int, out: Path
         samples = experiment.samples(data, seed)
         plain = run(experiment, VARIANTS[PLAIN], samples, seed, experiment.steps, None)
         targets.append(min(plain["loss"]))
+        if not targets[-1] < plain["loss"][0]:
+            raise click.ClickException(f"{name}: plain GN-CG learns nothing; change its damping")
         runs[PLAIN].append(plain)
         for variant in runs:
             if variant == PLAIN or (seed and variant in experiment.once):

@@ -173,8 +173,14 @@ def _agrees(J: Tensor, graph: GaussNewtonGraph, parameters: Parameters) -> bool:
     pulled = parameters.join(graph.pull(list(_split(graph, w))))
     wanted = J.T @ w.to(J.dtype)
     size = w.abs().to(J.dtype) @ J.abs()
-    bound = 100 * torch.finfo(J.dtype).eps * max(float(size.max()), float(pulled.abs().max()))
-    return bool(((wanted - pulled).abs() <= bound).all())
+    # Each tensor by its own size: one of little influence must not be forgotten.
+    compared = zip(*(parameters.split(v) for v in (wanted - pulled, size, pulled)), strict=True)
+    relative = 100 * torch.finfo(J.dtype).eps
+    return all(
+        float(difference.abs().max()) <= relative * max(float(own.max()), float(p.abs().max()))
+        for difference, own, p in compared
+        if p.numel()
+    )
 
 
 def _row_by_row(graph: GaussNewtonGraph, parameters: Parameters) -> Tensor:

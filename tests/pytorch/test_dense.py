@@ -147,6 +147,22 @@ def test_another_damping_costs_no_second_jacobian(monkeypatch):
     assert len(calls) == 3
 
 
+@pytest.mark.parametrize("split", [None, 2])
+def test_passes_are_those_over_all_samples(split):
+    operator = make(squares, 8, split=split)
+    assert DenseSolver()(operator, operator.gradient, None).passes == 3
+
+
+@pytest.mark.parametrize(("loss", "decay"), [(cross_entropy, None), (squares, 0.1)])
+def test_the_large_side_is_reckoned_with_where_it_is_taken(loss, decay, monkeypatch):
+    operator = make(loss, 2, decay=decay)
+    outputs, n = (8 if loss is cross_entropy else 2), operator.shape[0]
+    small = 2 * 8 * 4 * (outputs * n + outputs**2)
+    monkeypatch.setattr(dense, "available_bytes", lambda device: small)
+    with pytest.raises(RuntimeError, match="would need"):
+        DenseSolver()(operator, operator.gradient, None)
+
+
 def test_a_singular_matrix_without_damping_still_gives_a_descent_direction():
     operator = make(squares, 40)
     # The last parameter has no influence.

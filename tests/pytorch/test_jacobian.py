@@ -146,6 +146,20 @@ def test_parameters_outside_affine_layers_are_not_forgotten():
     torch.testing.assert_close(jacobian(graph, parameters)[0], wanted)
 
 
+def test_a_parameter_of_little_influence_is_not_forgotten():
+    model = network(2, 5, 1)
+    model.slight = nn.Parameter(torch.ones(1, dtype=torch.float64))
+
+    def outputs_of(m):
+        x = points(6)
+        return m[:3](x)[:, 0] + 1e-20 * m.slight * x[:, 0]
+
+    J, _ = jacobian(*graph_of(outputs_of, model))
+    wanted = naive(outputs_of, model)
+    assert wanted[:, -1].abs().max() > 0
+    torch.testing.assert_close(J[:, -1], wanted[:, -1], rtol=1e-12, atol=0)
+
+
 def test_float32():
     model = network(2, 5, 1, dtype=torch.float32)
 

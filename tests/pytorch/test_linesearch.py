@@ -174,3 +174,8 @@ def test_the_grid_gives_a_smaller_loss_or_length_zero(losses, before, shorter, l
 def test_bad_grids_are_named(name, value):
     with pytest.raises((TypeError, ValueError), match=name):
         GridSearch(**{name: value})
+
+
+def test_a_grid_that_overflows_is_refused():
+    with pytest.raises(ValueError, match="raise factor or lower longer"):
+        GridSearch(factor=1e-30, longer=15)

@@ -244,3 +244,13 @@ def test_a_rule_judged_by_length_needs_a_line_search():
     optimizer = kt.NewtonCG([weight], damping=rule, line_search=kt.GridSearch())
     optimizer.step(lambda: weight.square().sum())
     assert optimizer.damping == rule.initial * rule.decrease  # the full step was the best
+
+
+def test_a_step_that_is_no_newton_step_does_not_lower_a_damping_judged_by_length():
+    w = torch.full((3,), 0.1, dtype=torch.float64, requires_grad=True)
+    rule = kt.LevenbergMarquardt(1e-2, judge="length")
+    optimizer = kt.NewtonCG([w], 0.1, damping=rule, line_search=kt.GridSearch())
+    optimizer.step(lambda: w.pow(4).sum() - w.square().sum())
+    assert optimizer.last_step.accepted
+    assert optimizer.last_step.candidate == 0
+    assert optimizer.damping == rule.initial * rule.increase

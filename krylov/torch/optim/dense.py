@@ -62,9 +62,9 @@ class DenseSolver:
             Jacobian and matrix do not fit into memory.
         """
         system = self._system
-        mine, passes = self._operator is not None and self._operator() is operator, 0
+        mine, passes = self._operator is not None and self._operator() is operator, 0.0
         if system is None or not mine or system.gradient is not gradient:
-            self._system = self._operator = None
+            system = self._system = self._operator = None  # before the next one takes its room
             system = _make_system(operator, gradient)
             self._system, self._operator = system, weakref.ref(operator)
             passes = system.passes
@@ -81,14 +81,14 @@ class DenseSolver:
 class _System:
     """``(matrix + lambda I) x = right``, and the step ``-back(x)``.
 
-    A None for `back` is the identity. `passes` is how many backward passes it took.
+    A None for `back` is the identity. `passes` is how many backward passes over all samples it took.
     """
 
     matrix: Tensor
     right: Tensor
     back: Tensor | None
     gradient: Tensor
-    passes: int
+    passes: float
 
     def step(self, damping: float) -> Tensor:
         x = _solve(self.matrix, self.right, damping)
@@ -101,13 +101,14 @@ def _make_system(operator: CurvatureOperator, gradient: Tensor) -> _System:
     parts = [(weight, _gauss_newton_graph(graph)) for weight, graph in operator.graphs()]
     count = sum(z.numel() for _, graph in parts for z in graph.outputs)
     n = operator.shape[0]
-    _refuse_large(count, n, operator.device)
+    _refuse_large(count, n, min(count, n), operator.device)
     jacobians = [jacobian(graph, operator.parameters) for _, graph in parts]
-    passes = sum(taken for _, taken in jacobians)
+    passes = sum(weight * taken for (weight, _), (_, taken) in zip(parts, jacobians, strict=True))
     if count < n and operator.penalty is None:
         system = _of_outputs(parts, [J for J, _ in jacobians], gradient, passes)
         if system is not None:
             return system
+    _refuse_large(count, n, n, operator.device)
     matrix = torch.zeros(n, n, dtype=torch.float64, device=operator.device)
     for (weight, graph), (J, _) in zip(parts, jacobians, strict=True):
         matrix += weight * _gauss_newton(graph, J)
@@ -126,7 +127,7 @@ def _of_outputs(
     parts: Sequence[tuple[float, GaussNewtonGraph]],
     jacobians: Sequence[Tensor],
     gradient: Tensor,
-    passes: int,
+    passes: float,
 ) -> _System | None:
     """The system in the space of the outputs; None where the loss is no sum of squares that gives this gradient."""
     rows, residuals = [], []
@@ -214,8 +215,9 @@ def _cholesky_solve(matrix: Tensor, right: Tensor, shift: float) -> Tensor | Non
     return torch.from_numpy(x)
 
 
-def _refuse_large(m: int, n: int, device: torch.device) -> None:
-    needed = 8 * _COPIES * (m * n + min(m, n) ** 2)
+def _refuse_large(m: int, n: int, side: int, device: torch.device) -> None:
+    """Raise where an m x n Jacobian and a square matrix do not fit."""
+    needed = 8 * _COPIES * (m * n + side**2)
     room = _SHARE * available_bytes(device)
     if needed > room:
         raise RuntimeError(

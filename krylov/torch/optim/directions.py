@@ -62,7 +62,7 @@ class Directions:
         Of the solver.
     negative_curvature : bool
         Whether a direction of negative curvature was met.
-    passes : int
+    passes : float
         Backward passes beside the products with the operator, which counts these itself.
     """
 
@@ -70,7 +70,7 @@ class Directions:
     outcome: Outcome
     iterations: int
     negative_curvature: bool
-    passes: int = 0
+    passes: float = 0
 
 
 class ModelSolver:

@@ -119,6 +119,8 @@ class GridSearch:
             raise ValueError(f"factor must be in (0, 1), got {self.factor!r}")
         integer(self.shorter, "shorter", 0)
         integer(self.longer, "longer", 0)
+        if self.longer * -math.log(self.factor) > math.log(1e100):
+            raise ValueError("lengths above 1e100 are of no use: raise factor or lower longer")
 
     def search(
         self, before: float, slope: float, at_one: float, loss_at: Callable[[float], float]

@@ -153,7 +153,7 @@ class LocalModel:
         method.preconditioning.learn(directions.iterations, directions.outcome)
         ledger.spend(self.kind, samples, operator.count - before)
         if directions.passes:
-            ledger.spend("probe", samples * directions.passes)
+            ledger.spend("probe", round(samples * directions.passes))
         return directions
 
     def slope(self, step: Tensor) -> float:

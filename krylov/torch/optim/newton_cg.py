@@ -108,8 +108,8 @@ class NewtonCG(SecondOrder):
     def __init__(
         self,
         params: Iterable[Any],
-        *,
         lr: float = 1.0,
+        *,
         weight_decay: float = 0.0,
         damping: float | LevenbergMarquardt = 1.0,
         tol: float = 0.1,

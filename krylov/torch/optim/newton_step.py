@@ -92,7 +92,9 @@ def newton_step(
         rho = (full - model.before) / value if value < 0 else math.nan
         alpha, after = _length(method, model, found, full)
         if method.adapts and not (alpha and value >= 0):  # else the model is not to blame
-            memory.damping = method.damping.following(damping, rho, alpha)
+            memory.damping = method.damping.following(
+                damping, rho, 0.0 if math.isnan(value) else alpha
+            )
     step = found.step if alpha == 1 else alpha * found.step
     point = place.point + step if alpha else place.point
     if not math.isfinite(float(torch.linalg.vector_norm(point, dtype=torch.float64))):

@@ -118,7 +118,8 @@ def outer_iteration(
     if alpha and last.value >= 0:  # [3]
         memory.damping = trial.damping
     else:
-        memory.damping = method.damping.following(trial.damping, trial.rho, alpha)
+        length = 0.0 if math.isnan(last.value) else alpha  # the model knows nothing of such a step
+        memory.damping = method.damping.following(trial.damping, trial.rho, length)
     memory.direction = last.step if alpha and last.iteration > 0 else None
     point = place.point + alpha * trial.step if alpha else place.point
     return point, _record(model, trial), model.statistics

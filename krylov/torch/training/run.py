@@ -106,7 +106,7 @@ class Run:
         while (ending := self._ending(interruption, deadline)) is None:
             began = time.perf_counter()
             with training_mode(self._optimizer):
-                spent = self._iteration(self._step + 1)
+                spent = self._iterate(self._step + 1)
             self._step += 1
             self._observe(spent, time.perf_counter() - began)
             outputs.record(self._records)
@@ -121,6 +121,12 @@ class Run:
         if saved != self._step:
             outputs.save(self._state)
         return ending
+
+    def _iterate(self, step: int) -> Spent:
+        try:
+            return self._iteration(step)
+        except FloatingPointError as error:  # a gradient or a step, where the loss itself is finite
+            raise NonFiniteLoss(f"iteration {step}: {error}") from error
 
     def _ending(self, interruption: Interruption, deadline: float) -> Ending | None:
         options, record = self._options, self._records[-1]

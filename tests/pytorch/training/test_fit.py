@@ -14,6 +14,7 @@ torch = pytest.importorskip("torch")
 
 from torch import nn
 
+import krylov.torch as kt
 from krylov.cli.runs import read_json_lines as read_log
 from krylov.torch.optim.hessian_free import HessianFree
 from krylov.torch.schedules import FixedSize, GeometricSchedule, VarianceSchedule
@@ -277,6 +278,17 @@ def test_a_loss_that_is_not_finite_is_named_and_nothing_is_lost(data, name, tmp_
         flat(model), torch.cat([v.flatten() for v in state["best"]["model"].values()])
     )
     assert len(read_log(tmp_path / "log.jsonl")) == state["step"] + 1
+
+
+@pytest.mark.parametrize("kind", [kt.HessianFree, kt.NewtonCG, partial(kt.Neumann, lr=0.1)])
+def test_a_gradient_that_is_not_finite_is_told_with_its_iteration(data, model, kind):
+    def loss(outputs, targets):  # the slope of a root at zero is infinite
+        return LOSS(outputs, targets) + (0 * outputs.sum()).sqrt()
+
+    before = flat(model)
+    with pytest.raises(NonFiniteLoss, match="iteration 1"):
+        fit(model, loss, data.train, optimizer=kind(model.parameters()), steps=2)
+    assert torch.equal(flat(model), before)
 
 
 def test_a_loss_that_is_not_finite_from_the_start(data, model):
