@@ -210,6 +210,10 @@ def _square(node: Any, argument: OutputMap, c: Tensor) -> Term:
     return _Diagonal(argument, 2 * c)
 
 
+def _logarithm(node: Any, argument: OutputMap, c: Tensor) -> Term:
+    return _Diagonal(argument, -c / node._saved_self.detach().square())
+
+
 def _logistic(node: Any, argument: OutputMap, c: Tensor) -> Term:
     target = node._saved_target.detach()
     if target.shape != argument.shape:
@@ -229,5 +233,6 @@ _TERMS: dict[str, Callable[[Any, OutputMap, Tensor], Term]] = {
     "LogSoftmaxBackward0": _softmax,
     "MseLossBackward0": _squared_error,
     "PowBackward0": _square,
+    "LogBackward0": _logarithm,
     "BinaryCrossEntropyWithLogitsBackward0": _logistic,
 }
