@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -23,7 +23,7 @@ __all__ = [
 _RANDOM = (
     "the loss draws random numbers (active dropout, sampled noise): every evaluation would see another function. Call "
     "model.eval(), fix the noise outside, or give randomness='freeze', which draws the same numbers in every "
-    "evaluation of a step"
+    "evaluation of a micro-batch within a step"
 )
 _BATCH_NORM = (
     "BatchNorm is in training mode: its statistics change with every batch and every evaluation. Call .eval() on the "
@@ -190,6 +190,11 @@ class Randomness:
         What to do about a function that draws: raise, or let each evaluation begin with the same generator state.
     device : torch.device
         Whose generator counts beside the CPU's.
+
+    Notes
+    -----
+    ``with randomness(key):`` has numbers of its own for each key, those of a micro-batch: noise that all micro-batches
+    shared would not average out over the sample, and a step could fit it.
     """
 
     def __init__(self, policy: str, device: torch.device) -> None:
@@ -197,22 +202,22 @@ class Randomness:
         # torch.cuda, torch.xpu: whose generator it is.
         found = None if device.type == "cpu" else getattr(torch, device.type, None)
         self._module: Any = found if hasattr(found, "get_rng_state") else None
-        self._first: list[Tensor] | None = None
+        self._first: dict[Hashable, list[Tensor]] = {}
 
     def renew(self) -> None:
         """Other numbers from now on."""
-        self._first = None
+        self._first.clear()
 
     @contextmanager
-    def __call__(self) -> Iterator[None]:
+    def __call__(self, key: Hashable = None) -> Iterator[None]:
         """Within: one evaluation."""
         before = self._states()
         if self._policy == "freeze":
-            if self._first is None:  # these numbers are drawn for good
-                self._first = before
+            if key not in self._first:  # these numbers are drawn for good
+                self._first[key] = before
                 yield
                 return
-            self._restore(self._first)
+            self._restore(self._first[key])
             try:
                 yield
             finally:

@@ -390,6 +390,10 @@ def test_renewed_numbers():
         torch.rand(1 // 0)
     second = drawn()
     assert torch.equal(drawn(), second)
+    with randomness("another"):
+        other = torch.rand(3)
+    assert not torch.equal(other, second)
+    assert torch.equal(drawn(), second)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -226,6 +226,27 @@ def test_dropout_is_refused_or_frozen():
         objective(problem).loss(batches)
 
 
+def test_frozen_numbers_differ_from_micro_batch_to_micro_batch():
+    """In all evaluations of a micro-batch the same, whatever was evaluated in between and with whom."""
+    problem = classifier()
+    seen = []
+
+    def closure(batch):
+        seen.append((id(batch), float(torch.rand(()))))
+        return problem.closure(batch)
+
+    batches = problem.batches(3)
+    f = objective(problem, closure=closure, policy="freeze")
+    torch.manual_seed(0)
+    _, g, operator = f.linearise(batches, batches[1:], "ggn")
+    f.loss(batches[::-1])
+    f.loss_at(problem.read() + g, batches[2:3])
+    _ = operator @ g
+    assert len(batches) > 2
+    assert {batch for batch, _ in seen} == {id(batch) for batch in batches}
+    assert len(set(seen)) == len({number for _, number in seen}) == len(batches)
+
+
 def test_batch_norm_is_named():
     problem = classifier()
     problem.model = nn.Sequential(*problem.model, nn.BatchNorm1d(3)).double()

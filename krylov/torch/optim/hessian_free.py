@@ -77,7 +77,8 @@ class HessianFree(SecondOrder):
         Whether a vanishing gradient or a rejected step is answered by a search for negative curvature (some products
         with the Hessian). None: unless curvature is "ggn".
     randomness : {"refuse", "freeze"}
-        What to do about a closure that draws random numbers: raise, or draw the same ones in all evaluations of a step.
+        What to do about a closure that draws random numbers: raise, or draw the same ones in all evaluations of a step,
+        for each micro-batch its own.
     allow_batch_norm : bool
         Whether BatchNorm may be in training mode.
     seed : int

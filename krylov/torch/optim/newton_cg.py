@@ -60,7 +60,8 @@ class NewtonCG(SecondOrder):
         Momentum of the start vector: each run starts from this multiple of the last direction, for one product more;
         0: from zero.
     randomness : {"refuse", "freeze"}
-        What to do about a closure that draws random numbers: raise, or draw the same ones in all evaluations of a step.
+        What to do about a closure that draws random numbers: raise, or draw the same ones in all evaluations of a step,
+        for each micro-batch its own.
     allow_batch_norm : bool
         Whether BatchNorm may be in training mode.
     seed : int

@@ -45,7 +45,7 @@ class Objective:
     ledger : Ledger
         Where the work is written down.
     randomness : Randomness
-        Sees to equal random numbers in all evaluations.
+        Sees to equal random numbers in all evaluations of a micro-batch (the same object).
     allow_batch_norm : bool
         See `HessianOperator`.
     needs_outputs : bool
@@ -83,13 +83,13 @@ class Objective:
         """The loss of one batch, without a graph where the closure can do without."""
         if not self._differentiates:
             try:
-                with self._randomness(), torch.no_grad():
+                with self._randomness(id(batch)), torch.no_grad():
                     return self._call(batch)[0].detach()
             except RuntimeError as error:
                 if _NO_GRAPH not in str(error):
                     raise
         # It takes derivatives itself, by its inputs (the residuals of a differential equation).
-        with self._randomness(), torch.enable_grad():
+        with self._randomness(id(batch)), torch.enable_grad():
             loss = self._call(batch)[0].detach()
         self._differentiates = True
         return loss
@@ -171,7 +171,7 @@ class Objective:
         return float(torch.sum(self._decay.double() * point.double().square())) / 2
 
     def _graph(self, batch: Any, kind: Curvature) -> Graph:
-        with self._randomness(), torch.enable_grad():
+        with self._randomness(id(batch)), torch.enable_grad():
             with LeanConvolutions() as convolutions:
                 loss, outputs = self._call(batch)
             refuse_unfit(loss, allow_batch_norm=self._allow_batch_norm)
@@ -185,7 +185,7 @@ class Objective:
             return GaussNewtonGraph(loss, output_tensors(outputs), self.parameters, convolutions)
 
     def _differentiate(self, batch: Any) -> tuple[float, Sequence[Tensor | None]]:
-        with self._randomness(), torch.enable_grad(), explained():
+        with self._randomness(id(batch)), torch.enable_grad(), explained():
             loss, _ = self._call(batch)
             return float(loss.detach()), torch.autograd.grad(
                 loss, self.parameters.tensors, allow_unused=True
