@@ -106,7 +106,7 @@ def test_the_divergence_is_the_expected_log_ratio(bench):
     torch.manual_seed(0)
     means, logits = torch.randn(2, 5).double()
     scales = logits.sigmoid()
-    found = bayesian.divergence(bayesian.Posterior(means, scales, logits))
+    found = bayesian.divergence(bayesian.Posterior(means, scales))
     q, prior = torch.distributions.Normal(means, scales), torch.distributions.Normal(0.0, 1.0)
     exact = torch.distributions.kl_divergence(q, prior).sum()
     assert found == pytest.approx(float(exact), rel=1e-12)
@@ -125,8 +125,8 @@ def test_noise_of_outputs_is_that_of_drawn_weights(bench):
         x = torch.tensor([[1.0, -2.0, 0.5]])
         count = 100_000
         found = layer(x.expand(count, 3))
-        means, logits = layer.posterior()
-        w = means + logits.sigmoid() * torch.randn(count, len(means))
+        means, scales = layer.posterior()
+        w = means + scales * torch.randn(count, len(means))
         naive = (w[:, :6].view(count, 2, 3) * x).sum(2) + w[:, 6:]
     np.testing.assert_allclose(found.mean(0), naive.mean(0), atol=0.02)
     np.testing.assert_allclose(found.std(0), naive.std(0), rtol=0.02)
@@ -142,7 +142,6 @@ def test_the_bound_of_the_bayesian_net(bench):
     q = bayesian.Posterior(*posterior)
     assert all(part.shape == (4 * 3 + 3 + 3 * 2 + 2,) for part in q)
     torch.testing.assert_close(q.scales, torch.full_like(q.scales, 0.05))
-    torch.testing.assert_close(q.logits.sigmoid(), q.scales)
     torch.testing.assert_close(outputs, net(x, seeded[1]))
     expected = F.cross_entropy(outputs, y) + bayesian.divergence(q) / 50
     torch.testing.assert_close(loss, expected)
@@ -190,6 +189,35 @@ def test_outputs_give_the_whole_gradient_and_a_semidefinite_matrix(bench, name):
     assert eigenvalues[0] > -1e-12
     if name == "bnn-mnist":
         assert eigenvalues[0] > 0  # that of the divergence
+
+
+@pytest.mark.parametrize("rho", [-1e3, -3.0, 0.0, 1e3])
+def test_curvature_of_the_divergence_is_finite_for_any_scale(bench, rho):
+    """In float32, and in closed form: a preconditioner's diagonal comes from it."""
+    bayesian = bench("reiz2022.bayesian")
+    torch.manual_seed(0)
+    net = bayesian.BayesianNet((4, 3, 2))
+    with torch.no_grad():
+        for name, parameter in net.named_parameters():
+            if name.endswith("_rho"):
+                parameter.fill_(rho)
+    x, y = torch.rand(6, 4), torch.randint(2, (6,))
+    drawn = torch.Generator().manual_seed(1).get_state()
+
+    def outputs():
+        generator = torch.Generator()
+        generator.set_state(drawn)
+        return bayesian.bound(net, x, y, 50, generator)[1]
+
+    def loss(found):
+        logits, *posterior = found
+        divergence = bayesian.divergence(bayesian.Posterior(*posterior))
+        return F.cross_entropy(logits, y) + divergence / 50
+
+    operator = kt.GaussNewtonOperator(outputs, loss, list(net.parameters()))
+    assert torch.isfinite(operator @ torch.ones(operator.shape[0])).all()
+    diagonal = kt.GaussNewtonDiagonal(operator, method="factor").diagonal
+    assert torch.isfinite(diagonal).all()
 
 
 @pytest.mark.parametrize("name", ["bnn-mnist", "vae-mnist"])

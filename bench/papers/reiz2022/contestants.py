@@ -44,14 +44,19 @@ class Task:
 Contestant = Callable[[Task, Setting], None]
 
 
+def _lower(optimizer: torch.optim.Optimizer, rate: float, clock: Clock) -> None:
+    """The rate falls to zero over the seconds, as half a cosine does."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * (1 + math.cos(math.pi * clock.share)) / 2
+
+
 def _first_order(task: Task, setting: Setting, optimizer: torch.optim.Optimizer) -> None:
-    """Mini-batches; the rate falls to zero over the seconds, as half a cosine does, unless it is constant."""
+    """Mini-batches; the rate falls unless it is constant."""
     torch.manual_seed(task.seed)  # of the noise
     x, y = task.scenario.x, task.scenario.y
     for indices in task.epochs(setting["batch"]):
         if not setting.get("constant", False):
-            for group in optimizer.param_groups:
-                group["lr"] = setting["lr"] * (1 + math.cos(math.pi * task.clock.share)) / 2
+            _lower(optimizer, setting["lr"], task.clock)
         optimizer.zero_grad()
         loss, _ = task.closure(Batch(x[indices], y[indices]))
         loss.backward()  # type: ignore[no-untyped-call]
@@ -112,13 +117,15 @@ def lbfgs(task: Task, setting: Setting) -> None:
 
 
 def _second_order(task: Task, setting: Setting, optimizer: Any) -> None:
-    """A growing sample for the gradient, and a part of it for the curvature."""
+    """A growing sample for the gradient, and a part of it for the curvature; the rate stays, unless it is falling."""
     size = min(setting.get("batch", task.count), task.count)
     schedule = kt.GeometricSchedule(size, setting.get("growth", 1.0), task.count)
     sampler = kt.Sampler(task.count, mode="fresh", seed=task.seed)
     step = 0
     while True:
         step += 1
+        if setting.get("falling", False):
+            _lower(optimizer, setting["lr"], task.clock)
         noise = 0 if setting.get("same noise", False) else step
         indices = sampler.draw(schedule.size)
         gradient = task.scenario.batches(indices, noise)
@@ -129,7 +136,7 @@ def _second_order(task: Task, setting: Setting, optimizer: Any) -> None:
         task.clock.tick()
 
 
-_OF_SAMPLES = ("batch", "growth", "part", "same noise", "constant")
+_OF_SAMPLES = ("batch", "growth", "part", "same noise", "constant", "falling")
 
 
 def _options(setting: Setting, others: tuple[str, ...] = ()) -> dict[str, Any]:

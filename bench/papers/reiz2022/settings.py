@@ -115,7 +115,12 @@ def _bayesian() -> dict[str, Entry]:
         "HessianFree": Entry(
             hessian_free,
             {
-                "batch 1000, 10 iterations": {"damping": 0.01, "batch": 1000},
+                "growing batch, 6 iterations": {
+                    "damping": _marquardt(0.03),
+                    "batch": 250,
+                    "growth": 1.03,
+                    "stop": 6,
+                },
                 "batch 500, 10 iterations, Jacobi": {
                     "damping": 0.01,
                     "batch": 500,
@@ -127,16 +132,31 @@ def _bayesian() -> dict[str, Entry]:
         "NewtonCG": Entry(
             newton_cg,
             {
-                "Gauss-Newton, growing batch": {
+                "Gauss-Newton, falling rate, batch 250": {
                     "curvature": "ggn",
-                    "damping": _marquardt(0.01),
-                    "batch": 500,
-                    "growth": 1.05,
+                    "lr": 0.3,
+                    "damping": 0.03,
+                    "maxiter": 5,
+                    "tol": 0.01,
+                    "warm_start": 0.9,
+                    "batch": 250,
+                    "falling": True,
                 },
                 "paper: Hessian, rate 0.1, batch 500": {"lr": 0.1, "damping": 0.1, "batch": 500},
             },
         ),
-        "Neumann": Entry(neumann, _rates((0.003, 0.01, 0.03), (100,))),
+        "Neumann": Entry(
+            neumann,
+            {
+                **_rates((0.01, 0.03), (100,)),
+                "rate 0.06, batch 100, no repulsion, momentum to 0.97": {
+                    "lr": 0.06,
+                    "batch": 100,
+                    "beta": 0.0,
+                    "momentum": (0.5, 0.97),
+                },
+            },
+        ),
     }
 
 
