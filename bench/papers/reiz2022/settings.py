@@ -63,7 +63,7 @@ def _regression() -> dict[str, Entry]:
     kronecker = {"preconditioner": "kronecker", "warm_start": 0.0}
     return {
         "SGD": Entry(sgd, _rates((0.03, 0.1, 0.3), (128, 512))),
-        "Adam": Entry(adam, _rates((0.01, 0.03, 0.1), (128, 512))),
+        "Adam": Entry(adam, _rates((0.01, 0.03, 0.1, 0.3), (128, 512))),
         "torch LBFGS": _lbfgs(_ALL),
         "HessianFree": Entry(
             hessian_free,
