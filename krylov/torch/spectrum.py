@@ -92,7 +92,7 @@ class SpectrumTracker:
     randomness : {"refuse", "freeze"}
         What to do about a closure that draws random numbers: raise, or draw the same ones in all evaluations.
     allow_batch_norm : bool
-        Whether BatchNorm may be in training mode.
+        Whether BatchNorm may be in training mode, as it never is within `fit`; measuring moves its running statistics.
     seed : int
         Of the samples that `fit` draws. Lanczos' start is always the same.
 
