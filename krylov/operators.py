@@ -12,6 +12,7 @@ from scipy.sparse.linalg import LinearOperator
 
 from krylov import _core
 from krylov.arrays import Exchange, as_answer, is_torch, refuse_complex, view
+from krylov.sparse_tensors import as_sparse_array
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -213,18 +214,13 @@ def _dense(matrix: NDArray[Any], name: str) -> Operator:
 
 
 def _torch_matrix(tensor: Any, name: str) -> Operator:
-    layout = str(tensor.layout)
-    if layout == "torch.strided":
+    if str(tensor.layout) == "torch.strided":
         return _dense(view(tensor, name), name)
-    tensor = tensor.detach()
     if tensor.device.type != "cpu":
         raise TypeError(
             f"{name} is on device '{tensor.device}', and this build computes on the CPU"
         )
-    if layout != "torch.sparse_csr":
-        tensor = tensor.to_sparse_csr()
-    parts = (tensor.values(), tensor.col_indices(), tensor.crow_indices())
-    matrix = sp.csr_array(tuple(view(part, name) for part in parts), shape=tuple(tensor.shape))
+    matrix = as_sparse_array(tensor, name)
     return Operator(matrix.shape, matrix.dtype, matrix, None, True, name)
 
 

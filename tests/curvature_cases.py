@@ -305,3 +305,31 @@ CASES = [
     Case("in place", in_place, X, cross_entropy),
     Case("linear, squared error", lambda: nn.Linear(3, 4), X, squared),
 ]  # fmt: skip
+FIRST = CASES[0]
+KINDS = ["hessian", "gauss_newton"]
+
+
+def operator(case, kind, **options):
+    return getattr(case, f"{kind}_operator")(**options)
+
+
+def dense(case, kind):
+    return getattr(case, f"dense_{kind}")()
+
+
+def close(actual, expected, tolerance=1e-12):
+    scale = float(torch.linalg.vector_norm(expected))
+    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance * scale)
+
+
+def model_operator(
+    kind: str,
+    model: Callable[[Tensor], Any],
+    loss: Callable[[Any], Tensor] = cross_entropy,
+    x: Tensor = X,
+    **options: Any,
+) -> Any:
+    """An operator on the parameters of any model."""
+    if kind == "hessian":
+        return kt.HessianOperator(lambda: loss(model(x)), model.parameters(), **options)
+    return kt.GaussNewtonOperator(lambda: model(x), loss, model.parameters(), **options)

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.sparse as sp
-from scipy.sparse.linalg import LinearOperator
 
 from krylov.arrays import common_dtype, view
 from krylov.checks import finite_number
+from krylov.preconditioners.foreign import ForeignLinearOperator
 from krylov.preconditioners.state import Restorable, Saved
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["JacobiPreconditioner", "inverse_diagonal_of"]
 
 
-class JacobiPreconditioner(Restorable, LinearOperator):  # type: ignore[misc]
+class JacobiPreconditioner(Restorable, ForeignLinearOperator):
     """Diagonal preconditioner ``M = (diagonal + shift) ** -power``.
 
     The solvers of this package fuse it into their passes and never form M r.
@@ -100,7 +100,10 @@ class JacobiPreconditioner(Restorable, LinearOperator):  # type: ignore[misc]
     def _rmatvec(self, x: NDArray[Any]) -> Any:
         return self.inverse_diagonal.conj() * np.reshape(x, -1)
 
-    def _adjoint(self) -> LinearOperator:
+    def _transpose(self) -> JacobiPreconditioner:
+        return self
+
+    def _adjoint(self) -> JacobiPreconditioner:
         return JacobiPreconditioner(self.diagonal.conj(), self.power, self._shift)
 
 

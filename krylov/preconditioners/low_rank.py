@@ -6,12 +6,12 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.sparse.linalg import LinearOperator
 
 from krylov import _core
-from krylov.arrays import Exchange, as_vector, view
+from krylov.arrays import as_vector, view
 from krylov.checks import finite_number, integer
 from krylov.preconditioners.columns import Columns, storage_for
+from krylov.preconditioners.foreign import ForeignLinearOperator
 from krylov.preconditioners.state import Restorable, Saved
 from krylov.workspace import DTYPES
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["LowRankPreconditioner"]
 
 
-class LowRankPreconditioner(Restorable, LinearOperator):  # type: ignore[misc]
+class LowRankPreconditioner(Restorable, ForeignLinearOperator):
     """A multiple of the identity, corrected on the span of a few columns.
 
     `cg` and `flexible_cg` fuse it into their iteration (2 k + 10 vector reads and writes for k columns, and M r is
@@ -141,25 +141,11 @@ class LowRankPreconditioner(Restorable, LinearOperator):  # type: ignore[misc]
     def _rmatvec(self, x: Any) -> Any:
         return self._matvec(x)
 
-    def _adjoint(self) -> LinearOperator:
+    def _adjoint(self) -> LowRankPreconditioner:
         return self  # Hermitian
 
-    def matvec(self, x: Any) -> Any:
-        """M x, as the kind of array that x is."""
-        if isinstance(x, np.ndarray):
-            return super().matvec(x)
-        exchange = Exchange(x)
-        return exchange.outward(self._matvec(x)) if exchange.foreign else super().matvec(x)
-
-    def dot(self, x: Any) -> Any:
-        """M x for a vector or a matrix x."""
-        foreign = not isinstance(x, (np.ndarray, LinearOperator)) and Exchange(x).foreign
-        return self.matvec(x) if foreign else super().dot(x)
-
-    def __matmul__(self, other: Any) -> Any:
-        if np.isscalar(other):  # as SciPy
-            raise ValueError("Scalar operands are not allowed, use '*' instead")
-        return self.dot(other)
+    def _transpose(self) -> Any:
+        return self if self.dtype.kind == "f" else super()._transpose()
 
 
 def _not_negative(shift: float) -> float:

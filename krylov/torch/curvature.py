@@ -45,6 +45,8 @@ class CurvatureOperator:
     ----------
     shape : (int, int)
         n by n for n trainable parameters.
+    T, H
+        The operator itself: it is real and symmetric.
     dtype, device
         Of the vectors: torch's.
     shift : float
@@ -142,11 +144,37 @@ class CurvatureOperator:
         self.count += len(rows)
         return product.T.contiguous()
 
-    def __matmul__(self, other: Tensor) -> Tensor:
+    def rmatvec(self, v: Tensor) -> Tensor:
+        """The product of the transpose with a vector: that of the operator."""
+        return self.matvec(v)
+
+    def rmatmat(self, V: Tensor) -> Tensor:
+        """The product of the transpose with a matrix: that of the operator."""
+        return self.matmat(V)
+
+    def dot(self, other: Tensor) -> Tensor:
+        """The product with a vector or a matrix, as ``@``."""
         return self.matmat(other) if getattr(other, "ndim", 1) == 2 else self.matvec(other)
+
+    def __matmul__(self, other: Tensor) -> Tensor:
+        return self.dot(other)
+
+    def __rmatmul__(self, other: Tensor) -> Tensor:
+        return self.matmat(other.T).T if getattr(other, "ndim", 1) == 2 else self.matvec(other)
 
     def __call__(self, v: Tensor) -> Tensor:
         return self.matvec(v)
+
+    def transpose(self) -> CurvatureOperator:
+        """The operator itself."""
+        return self
+
+    def adjoint(self) -> CurvatureOperator:
+        """The operator itself."""
+        return self
+
+    T = property(transpose)
+    H = property(adjoint)
 
     def to_scipy(self) -> LinearOperator:
         """The same operator for NumPy vectors, in SciPy's solvers and eigensolvers."""

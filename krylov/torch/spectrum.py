@@ -16,6 +16,7 @@ from krylov.checks import choice, flag, integer
 from krylov.spectrum import Extremes, extremal_eigenvalues
 from krylov.torch.curvature import CurvatureOperator
 from krylov.torch.flatten import Parameters
+from krylov.torch.generators import unchanged_generators
 from krylov.torch.guards import Randomness
 from krylov.torch.microbatches import WHOLE, sample_count
 from krylov.torch.optim.objective import Objective
@@ -91,7 +92,7 @@ class SpectrumTracker:
     randomness : {"refuse", "freeze"}
         What to do about a closure that draws random numbers: raise, or draw the same ones in all evaluations.
     allow_batch_norm : bool
-        Whether BatchNorm may be in training mode.
+        Whether BatchNorm may be in training mode, as it never is within `fit`; measuring moves its running statistics.
     seed : int
         Of the samples that `fit` draws. Lanczos' start is always the same.
 
@@ -145,6 +146,31 @@ class SpectrumTracker:
         rng = np.random.default_rng((self._seed, step))
         return torch.from_numpy(rng.choice(count, min(self._batch, count), replace=False))
 
+    def state_dict(self) -> dict[str, Any]:
+        """The records, and of what they are."""
+        return {
+            "curvature": self._curvature,
+            "k": self._k,
+            "batch": self._batch,
+            "records": [record.as_dict() for record in self.records],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there; records of this tracker are replaced.
+
+        Raises
+        ------
+        ValueError
+            The state is that of a tracker of another curvature, with other k or batch.
+        """
+        mine = self.state_dict()
+        for name in ("curvature", "k", "batch"):
+            if state[name] != mine[name]:
+                raise ValueError(
+                    f"this tracker has {name} {mine[name]!r}, the state to load {state[name]!r}"
+                )
+        self.records[:] = [SpectrumRecord(**record) for record in state["records"]]
+
     def measure(
         self, step: int, closure: Callable[..., Any], batches: Iterable[Any] | None = None
     ) -> SpectrumRecord:
@@ -167,8 +193,17 @@ class SpectrumTracker:
 
         Notes
         -----
-        An optimizer that displaces its parameters is to be in evaluation mode: ``optimizer.eval()``.
+        An optimizer that displaces its parameters is to be in evaluation mode: ``optimizer.eval()``. The global random
+        generators of torch, NumPy and Python are left as they were found.
         """
+        with unchanged_generators():
+            record = self._measured(integer(step, "step", 0), closure, batches)
+        self.records.append(record)
+        return record
+
+    def _measured(
+        self, step: int, closure: Callable[..., Any], batches: Iterable[Any] | None
+    ) -> SpectrumRecord:
         pieces: Sequence[Any] = [WHOLE] if batches is None else list(batches)
         if not pieces:
             raise ValueError("batches is empty: it must have at least one batch")
@@ -191,13 +226,6 @@ class SpectrumTracker:
                 found = extremes_of(operator, self._k)
         samples = 1 if batches is None else sum(map(sample_count, pieces))
         ledger.spend(self._curvature, samples, operator.count)
-        record = SpectrumRecord(
-            integer(step, "step", 0),
-            found.max,
-            found.min,
-            loss,
-            operator.count,
-            ledger.cost / samples,
+        return SpectrumRecord(
+            step, found.max, found.min, loss, operator.count, ledger.cost / samples
         )
-        self.records.append(record)
-        return record

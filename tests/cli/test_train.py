@@ -124,6 +124,19 @@ def test_resume_continues_with_its_own_settings(train, tmp_path):
     assert all(map(torch.equal, parameters(tmp_path / "run"), parameters(tmp_path / "whole")))
 
 
+def test_resume_keeps_the_spectrum(train, tmp_path):
+    options = ("--optimizer", "sgd", "--spectrum", "2")
+    done(train("--steps", "2", *options))
+    done(train("--resume", "--steps", "4", data=False))
+    done(train("--steps", "4", *options, out="whole"))
+    first, second = (
+        torch.load(tmp_path / name / "checkpoint.pt", weights_only=True)["spectrum"]
+        for name in ("run", "whole")
+    )
+    assert [record["step"] for record in first["records"]] == [0, 2, 4]
+    assert first == second
+
+
 def test_resume_may_repeat_but_not_change_options(train):
     done(train())
     done(train("--resume", "--steps", "4"))  # with --data, --path and --sizes as they were

@@ -69,3 +69,68 @@ def test_tensors_that_are_refused(method):
         METHODS[method](A, b.to(torch.bfloat16))
     with pytest.raises(TypeError, match=r"\bA\b.*bfloat16"):
         METHODS[method](A.to(torch.bfloat16), b)
+
+
+LAYOUTS = {
+    "coo": lambda A: A.to_sparse_coo(),
+    "csr": lambda A: A.to_sparse_csr(),
+    "csc": lambda A: A.to_sparse_csc(),
+    "bsr": lambda A: A.to_sparse_bsr((2, 3)),
+    "bsc": lambda A: A.to_sparse_bsc((3, 2)),
+}
+
+
+@methods
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("kind", ["f4", "f8", "c16"])
+@pytest.mark.filterwarnings("ignore:Sparse CS[RC] tensor support:UserWarning")
+@pytest.mark.filterwarnings("ignore:Sparse BS[RC] tensor support:UserWarning")
+def test_every_sparse_layout(method, layout, kind):
+    torch = pytest.importorskip("torch")
+    A, b = torch.from_numpy(spd(N, kind)), torch.from_numpy(random(N, dtype=kind))
+    A[0, 3:] = A[3:, 0] = 0  # something to leave out
+    expected = METHODS[method](A, b)
+    assert expected.niter > 0
+    result = METHODS[method](LAYOUTS[layout](A), b)
+    assert isinstance(result.x, torch.Tensor)
+    tolerance = 1e-4 if kind == "f4" else 1e-9
+    torch.testing.assert_close(result.x, expected.x, rtol=tolerance, atol=tolerance)
+
+
+def test_entries_that_stand_twice():
+    torch = pytest.importorskip("torch")
+    A = torch.sparse_coo_tensor(
+        [[0, 0, 1], [0, 0, 1]], [1.0, 1.0, 4.0], (2, 2), check_invariants=True
+    )
+    assert not A.is_coalesced()
+    torch.testing.assert_close(METHODS["cg"](A, torch.ones(2)).x, torch.tensor([0.5, 0.25]))
+
+
+def corrupt(torch, layout):
+    parts = torch.tensor([0, 1, 2]), torch.tensor([0, 9]), torch.ones(2)
+    if layout.startswith("bs"):
+        parts = (*parts[:2], torch.ones(2, 2, 2))
+    size = (4, 4) if layout.startswith("bs") else (2, 2)
+    kind = getattr(torch, f"sparse_{layout}")
+    return torch.sparse_compressed_tensor(*parts, size, layout=kind, check_invariants=False)
+
+
+@methods
+@pytest.mark.filterwarnings("ignore:Sparse CS[RC] tensor support:UserWarning")
+@pytest.mark.filterwarnings("ignore:Sparse BS[RC] tensor support:UserWarning")
+def test_matrices_that_are_refused(method):
+    torch = pytest.importorskip("torch")
+    A = torch.eye(4)
+    for matrix, error, words in (
+        (A.to_mkldnn(), TypeError, r"A has the layout torch._mkldnn.*to_dense"),
+        (A.to_sparse(1), TypeError, "A is a hybrid sparse tensor"),
+        (torch.stack([A, A]).to_sparse_csr(), ValueError, r"A must be.* square.*\(2, 4, 4\)"),
+        (A[0].to_sparse(), ValueError, r"A must be.* square.*\(4,\)"),
+        (torch.ones(4, 6).to_sparse_bsr((2, 2)), ValueError, r"A must be square.*\(4, 6\)"),
+    ):
+        with pytest.raises(error, match=words):
+            METHODS[method](matrix, torch.ones(4))
+    for layout in ("csc", "bsr", "bsc"):
+        matrix = corrupt(torch, layout)
+        with pytest.raises(ValueError, match=f"A is no valid torch.sparse_{layout} tensor"):
+            METHODS[method](matrix, torch.ones(matrix.shape[0]))

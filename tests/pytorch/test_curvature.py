@@ -1,58 +1,36 @@
-"""Products with Hessian and Gauss-Newton matrices against dense truth, and what they cost."""
+"""Products with Hessian and Gauss-Newton matrices against dense truth."""
 
 # ruff: noqa: E402  (without torch nothing below can be imported)
 from __future__ import annotations
 
-import gc
-import itertools
-import weakref
-
-import numpy as np
 import pytest
-import scipy.sparse.linalg
 
 torch = pytest.importorskip("torch", minversion="2.6")
 
 import torch.nn.functional as F
 from curvature_cases import (
     CASES,
-    LABELS,
+    FIRST,
+    KINDS,
     TARGETS,
     Case,
     Checkpointed,
     Heads,
     X,
+    close,
     cross_entropy,
+    dense,
     draw,
     mlp,
+    operator,
     squared,
     two_heads,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
-import krylov
 import krylov.torch as kt
-from krylov.torch import curvature, microbatches
 
 torch.set_num_threads(1)
-KINDS = ["hessian", "gauss_newton"]
-FIRST = CASES[0]
-
-
-def operator(case, kind, **options):
-    return getattr(case, f"{kind}_operator")(**options)
-
-
-def dense(case, kind):
-    return getattr(case, f"dense_{kind}")()
-
-
-def close(actual, expected, tolerance=1e-12):
-    scale = float(torch.linalg.vector_norm(expected))
-    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance * scale)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -317,272 +295,3 @@ def test_checkpointed_modules(kind):
     A = operator(case, kind)
     for _ in range(2):
         close(A @ draw(36), dense(plain, kind) @ draw(36))
-
-
-# Micro-batches.
-
-
-def batched(kind, data, model=FIRST.model, **options):
-    if kind == "hessian":
-        return kt.HessianOperator(
-            lambda batch: F.cross_entropy(model(batch[0]), batch[1]),
-            model.parameters(),
-            data=data,
-            **options,
-        )
-    return kt.GaussNewtonOperator(
-        lambda batch: model(batch[0]),
-        lambda z, batch: F.cross_entropy(z, batch[1]),
-        model.parameters(),
-        data=data,
-        **options,
-    )
-
-
-BATCHES = [(X[:3], LABELS[:3]), (X[3:4], LABELS[3:4]), (X[4:], LABELS[4:])]
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("cache", ["auto", "graph", "none"])
-def test_micro_batches_are_the_mean_over_all_samples(kind, cache):
-    whole, A = operator(FIRST, kind), batched(kind, BATCHES, cache=cache)
-    close(A @ draw(36), whole @ draw(36))
-    close(A @ draw(36, 20), whole @ draw(36, 20))
-    close(A.gradient, whole.gradient)
-    assert pytest.approx(whole.loss) == A.loss
-    assert A.count == 21
-    assert A._batches.kept == (0 if cache == "none" else 3)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_weights_of_micro_batches(kind):
-    weights = [0.5, -2.0, 3.0]
-    A = batched(kind, BATCHES, weights=weights)
-    parts = [batched(kind, [batch]) for batch in BATCHES]
-    expected = sum(w * (part @ draw(36)) for w, part in zip(weights, parts, strict=True))
-    close(A @ draw(36), expected)
-    close(A.gradient, sum(w * part.gradient for w, part in zip(weights, parts, strict=True)))
-    assert pytest.approx(sum(w * p.loss for w, p in zip(weights, parts, strict=True))) == A.loss
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_what_fits_into_memory_is_kept(kind, monkeypatch):
-    whole = operator(FIRST, kind)
-    room = iter([1 << 40, 0, 1 << 40])
-    monkeypatch.setattr(microbatches, "available_bytes", lambda device: next(room))
-    A = batched(kind, BATCHES)
-    assert A._batches.kept == 2
-    close(A @ draw(36), whole @ draw(36))
-    monkeypatch.setattr(microbatches, "available_bytes", lambda device: 0)
-    B = batched(kind, BATCHES)
-    assert B._batches.kept == 0
-    close(B @ draw(36), whole @ draw(36))
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_without_cache_nothing_is_kept(kind):
-    A = operator(FIRST, kind, cache="none")
-    assert A._batches.kept == 0
-    close(A @ draw(36), dense(FIRST, kind) @ draw(36))
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_few_columns_at_once_where_memory_is_short(kind, monkeypatch):
-    monkeypatch.setattr(curvature, "available_bytes", lambda device: 0)
-    A = operator(FIRST, kind)
-    close(A @ draw(36, 4), dense(FIRST, kind) @ draw(36, 4))
-    assert A._columns == 1
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("k", [0, 1, 2, 16, 17])
-def test_matrices_of_any_width(kind, k):
-    A, V = operator(FIRST, kind), draw(36, k)
-    product = A @ V
-    assert product.shape == (36, k)
-    assert A.count == k
-    close(product, torch.stack([A @ v for v in V.T], 1) if k else V)
-
-
-# In solvers.
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_krylov_solves_with_the_operator_itself(kind):
-    A = operator(FIRST, kind, shift=3.0)
-    result = krylov.cg(A, -A.gradient, rtol=1e-10)
-    assert result.outcome is krylov.Outcome.CONVERGED
-    truth = dense(FIRST, kind) + 3 * torch.eye(36, dtype=torch.float64)
-    close(result.x, torch.linalg.solve(truth, -A.gradient), 1e-8)
-    assert A.count == result.nmatvec
-    x = kt.solve(A, -A.gradient, rtol=1e-10)
-    close(x, result.x, 1e-8)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("precision", [torch.float32, torch.float64])
-def test_scipy_solves_with_it(kind, precision):
-    case = Case("", mlp, X, cross_entropy)
-    truth = dense(case, kind).numpy()
-    case.model, case.x = case.model.to(precision), X.to(precision)
-    A = operator(case, kind)
-    L = A.to_scipy()
-    assert L.shape == (36, 36)
-    assert L.dtype == np.dtype(str(precision).removeprefix("torch."))
-    tolerance = 1e-5 if precision == torch.float32 else 1e-10
-    b = np.ones(36, L.dtype)
-    b.flags.writeable = False
-    np.testing.assert_allclose(L @ b, truth @ b, rtol=tolerance, atol=tolerance)
-    np.testing.assert_allclose(L @ np.eye(36, dtype=L.dtype), truth, rtol=tolerance, atol=tolerance)
-    np.testing.assert_allclose(L.T @ b[:, None], truth @ b[:, None], rtol=tolerance, atol=tolerance)
-    A.shift = 2.0
-    x, info = scipy.sparse.linalg.cg(L, b, rtol=tolerance)
-    assert info == 0
-    expected = np.linalg.solve(truth + 2 * np.eye(36), b)
-    np.testing.assert_allclose(x, expected, rtol=20 * tolerance, atol=20 * tolerance)
-
-
-# Bad vectors.
-
-
-@pytest.mark.parametrize(
-    ("v", "error", "words"),
-    [
-        (np.ones(36), TypeError, "to_scipy"),
-        ([1.0] * 36, TypeError, "torch tensor, not list"),
-        (torch.ones(35).double(), ValueError, r"\(36,\) or \(36, k\)"),
-        (torch.ones(36, 2, 2).double(), ValueError, r"\(36,\) or \(36, k\)"),
-        (torch.ones(36), TypeError, "float32"),
-        (torch.ones(36, dtype=torch.int64), TypeError, "int64"),
-        (torch.ones(36, dtype=torch.complex128), TypeError, "complex128"),
-        (torch.ones(36, dtype=torch.float64, device="meta"), TypeError, "meta"),
-        (torch.ones(()).double(), ValueError, r"\(36,\)"),
-    ],
-)
-def test_wrong_vectors(v, error, words):
-    for A in (FIRST.hessian_operator(), FIRST.gauss_newton_operator()):
-        with pytest.raises(error, match=words):
-            A @ v
-        assert A.count == 0
-
-
-DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.int64, torch.bool, torch.complex64]
-
-
-@settings(max_examples=60, deadline=None, derandomize=True)
-@given(
-    st.lists(st.sampled_from([0, 1, 2, 35, 36]), max_size=3),
-    st.sampled_from(DTYPES),
-    st.sampled_from(["tensor", "array", "list"]),
-    st.sampled_from(["@", "matvec", "matmat"]),
-)
-def test_whatever_is_given_is_multiplied_or_refused_by_name(shape, dtype, kind, way):
-    value = torch.ones(shape, dtype=dtype)
-    if kind == "array":
-        value = value.real.float().numpy()
-    elif kind == "list":
-        value = value.tolist()
-    A = FIRST.gauss_newton_operator()
-    multiply = A.__matmul__ if way == "@" else getattr(A, way)
-    wanted = {"@": (1, 2), "matvec": (1,), "matmat": (2,)}[way]
-    if kind == "tensor" and dtype == torch.float64 and len(shape) in wanted and shape[0] == 36:
-        assert list(multiply(value).shape) == shape
-    else:
-        with pytest.raises((TypeError, ValueError), match=r"^[vV] (must|is)"):
-            multiply(value)
-
-
-def test_vectors_where_matrices_belong():
-    A = FIRST.hessian_operator()
-    with pytest.raises(ValueError, match=r"v must have shape \(36,\)"):
-        A.matvec(draw(36, 1))
-    with pytest.raises(ValueError, match=r"V must have shape \(36, k\)"):
-        A.matmat(draw(36))
-
-
-def test_vectors_in_any_memory():
-    A = FIRST.hessian_operator()
-    V = draw(36, 4)
-    close(A @ V[:, 1], A @ V[:, 1].clone())
-    close(A @ V.T.contiguous().T, A @ V)
-    before = V.clone()
-    A.shift = 1.0
-    A @ V
-    assert torch.equal(V, before)
-
-
-# What it costs.
-
-
-class Costs:
-    """In gradients of the network of the papers' size."""
-
-    def __init__(self):
-        widths = itertools.pairwise([784, 512, 512, 512, 10])
-        parts = [part for a, b in widths for part in (nn.Linear(a, b), nn.Sigmoid())]
-        self.model = nn.Sequential(*parts[:-1])
-        self.x, self.y = torch.randn(32, 784), torch.randint(10, (32,))
-        self.parameters = list(self.model.parameters())
-        self.gradient = self.count(
-            lambda: torch.autograd.grad(self.loss(self.model(self.x)), self.parameters)
-        )
-
-    def loss(self, z):
-        return F.cross_entropy(z, self.y)
-
-    def hessian(self):
-        return kt.HessianOperator(lambda: self.loss(self.model(self.x)), self.parameters)
-
-    def gauss_newton(self):
-        return kt.GaussNewtonOperator(lambda: self.model(self.x), self.loss, self.parameters)
-
-    def count(self, work):
-        with FlopCounterMode(display=False) as counter:
-            work()
-        return counter.get_total_flops()
-
-    def __call__(self, work):
-        return self.count(work) / self.gradient
-
-
-@pytest.mark.parametrize(("kind", "limit"), [("hessian", 1.75), ("gauss_newton", 1.30)])
-def test_floating_point_operations(kind, limit):
-    costs = Costs()
-    make = getattr(costs, kind)
-    assert costs(make) <= 1.1
-    A = make()
-    v = torch.ones(A.shape[0])
-    assert costs(lambda: A @ v) <= limit
-    assert costs(lambda: A @ torch.stack([v, v, v], 1)) <= 3 * limit
-    assert costs(lambda: A.gradient) == 0
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("cache", ["graph", "none"])
-def test_nothing_stays_alive(kind, cache):
-    """Without the collector of cycles: memory of graphs must go at once."""
-    model = mlp().double()
-    seen = []
-
-    def outputs(batch):
-        z = model(batch)
-        seen.append(weakref.ref(z))
-        return z
-
-    gc.disable()
-    try:
-        if kind == "hessian":
-            A = kt.HessianOperator(
-                lambda batch: squared(outputs(batch)), model.parameters(), data=[X], cache=cache
-            )
-        else:
-            A = kt.GaussNewtonOperator(
-                outputs, lambda z, _: squared(z), model.parameters(), data=[X], cache=cache
-            )
-        A @ draw(36)
-        A @ draw(36, 3)
-        refs = [*seen, weakref.ref(A), weakref.ref(A._batches)]
-        del A
-        assert [ref() for ref in refs] == [None] * len(refs)
-    finally:
-        gc.enable()

@@ -136,6 +136,13 @@ BAD = {
         TypeError,
         "sparse_bsr: convert it with",
     ),
+    "A of a strange layout": (
+        EYE.float().to_mkldnn(),
+        B,
+        {},
+        TypeError,
+        "A is torch._mkldnn: convert it with",
+    ),
     "A nothing": (None, B, {}, TypeError, "A must be an array.*not NoneType"),
     "A returns nothing": (lambda v: None, B, {}, TypeError, "A returned None"),
     "A returns a part": (lambda v: v[:2], B, {}, ValueError, r"A returned shape \(2,\)"),

@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import json
 import math
+import random
 
 import pytest
 
 torch = pytest.importorskip("torch")
 
+import numpy as np
 from networks import classifier, digits
 from torch import nn
 
@@ -66,6 +68,93 @@ def test_it_changes_nothing_and_repeats_itself():
     assert torch.equal(problem.read(), before)
     assert torch.equal(torch.get_rng_state(), state)
     assert all(p.grad is None for p in problem.parameters)
+
+
+def draws():
+    return torch.rand(1).item(), np.random.rand(), random.random()  # noqa: NPY002
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_frozen_noise_leaves_the_generators_as_they_were(fails):
+    problem = classifier()
+    tracker = kt.SpectrumTracker(problem.parameters, randomness="freeze")
+
+    def closure(batch):
+        draws()
+        if fails:
+            raise KeyError("spoilt")
+        return problem.loss_of(problem.model(batch[0] + 0.1 * torch.randn_like(batch[0])), batch[1])
+
+    for seed in (torch.manual_seed, np.random.seed, random.seed):
+        seed(5)
+    expected = draws()
+    for seed in (torch.manual_seed, np.random.seed, random.seed):
+        seed(5)
+    data = torch.utils.data.TensorDataset(problem.x, problem.y)
+    batches = torch.utils.data.DataLoader(data, 4, shuffle=True)  # it draws when it is read
+    if fails:
+        with pytest.raises(KeyError):
+            tracker.measure(0, closure, batches)
+    else:
+        assert math.isfinite(tracker.measure(0, closure, batches).max)
+    assert draws() == expected
+
+
+class Noisy(nn.Module):
+    """A model that draws in evaluation mode too."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        return self.model(x + 0.1 * torch.randn_like(x))
+
+
+def test_fit_takes_the_same_steps_with_and_without():
+    def losses(**options):
+        problem = digits(samples=40, hidden=4)
+        torch.manual_seed(0)
+        model, parameters = Noisy(problem.model), problem.parameters
+        if options:
+            options = {"spectrum": kt.SpectrumTracker(parameters, **options)}
+        history = kt.fit(
+            model,
+            nn.CrossEntropyLoss(),
+            (problem.x, problem.y),
+            optimizer=torch.optim.SGD(parameters, 0.1),
+            batch=8,
+            steps=2,
+            progress=False,
+            **options,
+        )
+        return history.column("loss")
+
+    assert losses(batch=20, k=2, randomness="freeze") == losses()
+
+
+def test_a_saved_tracker_goes_on():
+    problem = classifier()
+    tracker, other = (kt.SpectrumTracker(problem.parameters, k=3) for _ in range(2))
+    first = tracker.measure(0, problem)
+    other.measure(7, problem)
+    records = other.records
+    other.load_state_dict(tracker.state_dict())
+    second = other.measure(1, problem)
+    assert other.records == [first, second]
+    assert other.records is records  # whoever holds it sees all of them
+    assert tracker.records == [first]
+
+
+@pytest.mark.parametrize("option", [{"k": 4}, {"batch": 9}, {"curvature": "ggn"}])
+def test_records_of_something_else_are_not_continued(option):
+    problem = classifier()
+    tracker = kt.SpectrumTracker(problem.parameters)
+    tracker.measure(0, problem)
+    other = kt.SpectrumTracker(problem.parameters, **option)
+    with pytest.raises(ValueError, match=f"this tracker has {next(iter(option))}"):
+        other.load_state_dict(tracker.state_dict())
+    assert other.records == []
 
 
 def test_a_loop_by_hand():

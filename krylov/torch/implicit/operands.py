@@ -22,6 +22,8 @@ from krylov.torch.implicit.linear_map import (
 
 __all__ = ["as_linear_map", "refuse_unfit_matrix"]
 
+_LAYOUTS = (torch.strided, torch.sparse_coo, torch.sparse_csr, torch.sparse_csc)
+
 
 def as_linear_map(value: Any, like: Tensor, name: str) -> LinearMap:
     """Classify an operator for vectors like `like`, of shape (n,).
@@ -64,6 +66,8 @@ def refuse_unfit_matrix(matrix: Tensor, like: Tensor, name: str) -> None:
     _refuse_unfit(matrix.shape, None, matrix.device, like, name)
     if matrix.layout in (torch.sparse_bsr, torch.sparse_bsc):
         raise TypeError(f"{name} is {matrix.layout}: convert it with .to_sparse()")
+    if matrix.layout not in _LAYOUTS:
+        raise TypeError(f"{name} is {matrix.layout}: convert it with .to_dense()")
     if matrix.layout is not torch.strided and matrix.dense_dim() > 0:
         raise TypeError(f"{name} is a hybrid sparse tensor: its entries must be numbers")
 

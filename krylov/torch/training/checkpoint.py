@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,9 +15,7 @@ from torch import Tensor
 __all__ = [
     "CheckpointError",
     "load_checkpoint",
-    "random_state",
     "replace_file",
-    "restore_random_state",
     "save_checkpoint",
 ]
 
@@ -95,27 +92,6 @@ def replace_file(path: Path) -> Iterator[Path]:
         why = getattr(error, "strerror", None) or f"is the disk full? torch says: {first}"
         kept = "; what was there before is intact" if path.exists() else ""
         raise CheckpointError(f"{path}: cannot be written ({why}){kept}") from error
-
-
-def random_state() -> dict[str, Any]:
-    """The state of the generators of torch, NumPy and Python."""
-    kind, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "numpy": [kind, torch.from_numpy(np.asarray(keys, dtype=np.int64)), *rest],
-        "python": random.getstate(),
-    }
-
-
-def restore_random_state(state: Mapping[str, Any]) -> None:
-    """Set them as they were."""
-    torch.set_rng_state(state["torch"].cpu())
-    if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all([each.cpu() for each in state["cuda"]])
-    kind, keys, *rest = state["numpy"]
-    np.random.set_state((kind, keys.cpu().numpy().astype(np.uint32), *rest))  # noqa: NPY002
-    random.setstate(state["python"])
 
 
 def _to_disk(path: Path) -> None:

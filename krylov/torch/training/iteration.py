@@ -1,4 +1,4 @@
-"""One outer iteration, for the three kinds of optimizers that there are."""
+"""One outer iteration: what it is, and those of optimizers that have torch's interface only."""
 
 from __future__ import annotations
 
@@ -14,7 +14,15 @@ from krylov.torch.schedules import Schedule
 from krylov.torch.training.measure import Loss
 from krylov.torch.training.samples import Batch, Samples
 
-__all__ = ["ClosureIteration", "Iteration", "MiniBatchIteration", "NonFiniteLoss", "Spent", "Task"]
+__all__ = [
+    "ClosureIteration",
+    "Iteration",
+    "MiniBatchIteration",
+    "NonFiniteLoss",
+    "OneSampleIteration",
+    "Spent",
+    "Task",
+]
 
 
 class NonFiniteLoss(RuntimeError):
@@ -80,8 +88,8 @@ class Iteration(Protocol):
         """Go on from there."""
 
 
-class FirstOrderIteration:
-    """What the two kinds of first-order iterations have in common: a sample and its size."""
+class OneSampleIteration:
+    """What iterations on a single sample have in common, of whatever order: how it is drawn, its size, its batches."""
 
     def __init__(
         self, task: Task, optimizer: Any, sampler: Sampler, schedule: Schedule, batch: int
@@ -104,7 +112,7 @@ class FirstOrderIteration:
         return len(sample), self._sampler.batches(sample, self._batch)
 
 
-class MiniBatchIteration(FirstOrderIteration):
+class MiniBatchIteration(OneSampleIteration):
     """An epoch of mini-batches, for SGD, Adam and their kind: a step each."""
 
     def __call__(self, step: int) -> Spent:
@@ -119,7 +127,7 @@ class MiniBatchIteration(FirstOrderIteration):
         return Spent(count, count, len(batches), count)
 
 
-class ClosureIteration(FirstOrderIteration):
+class ClosureIteration(OneSampleIteration):
     """A step with the whole sample in each evaluation, for torch's LBFGS."""
 
     def __call__(self, step: int) -> Spent:

@@ -7,14 +7,14 @@ from collections import Counter
 import torch
 
 from krylov.torch.optim.record import samples_read
-from krylov.torch.training.iteration import FirstOrderIteration, NonFiniteLoss, Spent
+from krylov.torch.training.iteration import NonFiniteLoss, OneSampleIteration, Spent
 
 __all__ = ["NewtonIteration"]
 
 _SUMS = ("iterations", "products", "evaluations", "collectives", "bytes", "cost")
 
 
-class NewtonIteration(FirstOrderIteration):
+class NewtonIteration(OneSampleIteration):
     """Goes through a sample of the schedule's size once; records are of the last step, with sums over all."""
 
     def __call__(self, step: int) -> Spent:

@@ -12,12 +12,8 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from krylov.torch.training.checkpoint import (
-    CheckpointError,
-    load_checkpoint,
-    random_state,
-    restore_random_state,
-)
+from krylov.torch.generators import random_state, restore_random_state
+from krylov.torch.training.checkpoint import CheckpointError, load_checkpoint
 from krylov.torch.training.history import Ending, History
 from krylov.torch.training.interrupt import Interruption
 from krylov.torch.training.iteration import Iteration, NonFiniteLoss, Spent, Task
@@ -236,6 +232,7 @@ class Run:
         }
 
     def _state(self) -> dict[str, Any]:
+        tracker = self._options.spectrum
         return {
             "run": self._fingerprint(),
             "step": self._step,
@@ -245,6 +242,7 @@ class Run:
             "model": self._model.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "iteration": self._iteration.state_dict(),
+            "spectrum": None if tracker is None else tracker.state_dict(),
             "random": random_state(),
         }
 
@@ -257,6 +255,8 @@ class Run:
                 )
         try:
             self._iteration.load_state_dict(state["iteration"])
+            if self._options.spectrum is not None and state.get("spectrum") is not None:
+                self._options.spectrum.load_state_dict(state["spectrum"])
         except ValueError as error:
             raise CheckpointError(f"{path}: the checkpoint is of another run: {error}") from None
         self._model.load_state_dict(state["model"])

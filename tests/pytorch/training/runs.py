@@ -105,6 +105,9 @@ def train(folder: Path, name: str, mode: str) -> None:
     )
     torch.save(model.state_dict(), folder / "model.pt")
     (folder / "calls.json").write_text(json.dumps(calls))
+    if "spectrum" in options:
+        found = [record.as_dict() for record in options["spectrum"].records]
+        (folder / "spectrum.json").write_text(json.dumps(found))
 
 
 if __name__ == "__main__":

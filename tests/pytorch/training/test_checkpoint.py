@@ -14,12 +14,11 @@ torch = pytest.importorskip("torch")
 
 import numpy as np
 
+from krylov.torch.generators import random_state, restore_random_state
 from krylov.torch.training import checkpoint
 from krylov.torch.training.checkpoint import (
     CheckpointError,
     load_checkpoint,
-    random_state,
-    restore_random_state,
     save_checkpoint,
 )
 

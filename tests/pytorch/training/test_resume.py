@@ -75,9 +75,17 @@ def test_so_is_all_that_the_next_iteration_depends_on(folders, name):
     first, second = (
         torch.load(folder / name / "checkpoint.pt", weights_only=True) for folder in folders
     )
-    for part in ("model", "optimizer", "iteration", "random", "best", "step"):
+    for part in ("model", "optimizer", "iteration", "random", "best", "step", "spectrum"):
         same(first[part], second[part])
     assert not list(folders[1].rglob("*.part"))
+
+
+def test_so_are_the_records_of_the_spectrum(folders):
+    first, second = (
+        json.loads((folder / "neumann" / "spectrum.json").read_text()) for folder in folders
+    )
+    assert [record["step"] for record in first] == [0, 2, 4, 6]
+    assert first == second
 
 
 def same(first, second):
