@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from krylov.checks import choice, finite_number
+from krylov.checks import choice, not_negative
 
 __all__ = ["LevenbergMarquardt"]
 
@@ -47,8 +47,7 @@ class LevenbergMarquardt:
 
     def __post_init__(self) -> None:
         for name in ("initial", "increase", "decrease", "low", "high", "minimum", "maximum"):
-            if finite_number(getattr(self, name), name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)!r}")
+            not_negative(getattr(self, name), name)
         choice(self.judge, "judge", ("ratio", "length"))
         if not self.increase >= 1 >= self.decrease > 0:
             raise ValueError("increase must be at least 1, and decrease in (0, 1]")
@@ -62,9 +61,7 @@ class LevenbergMarquardt:
         """The rule itself, or one that begins with this number."""
         if isinstance(damping, cls):
             return damping
-        if finite_number(damping, "damping") < 0:
-            raise ValueError(f"damping must not be negative, got {damping!r}")
-        return cls(initial=float(damping))
+        return cls(initial=not_negative(damping, "damping"))
 
     def following(self, damping: float, rho: float, length: float) -> float:
         """The next lambda, after a step with this ratio whose length is a line search's; 0: it was rejected."""

@@ -163,12 +163,6 @@ class NewtonCG(SecondOrder):
         )
         self._memory = Memory(rule.initial)
 
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group while the optimizer is being built; it must have parameters."""
-        super().add_param_group(param_group)
-        if not param_group["params"]:
-            raise ValueError("a parameter group is empty: leave it out")
-
     def _advance(
         self, memory: Memory, place: Place
     ) -> tuple[Tensor, StepRecord, GradientStatistics]:
