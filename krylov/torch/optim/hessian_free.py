@@ -99,8 +99,9 @@ class HessianFree(SecondOrder):
     ``backward()`` and is called several times a step. ``step_batches`` takes separate samples.
 
     Deviations from the printed algorithms: rho is the quotient of two negative numbers (the printed sign is wrong), of
-    the step as learning rates have scaled it, which costs one product where they are not 1; the last loss is computed
-    anew when the evaluation sample is another one.
+    the step as learning rates have scaled it, which costs one product where groups differ in theirs; the last loss is
+    computed anew when the evaluation sample is another one. With a learning rate of zero in all groups nothing is
+    tried, and lambda stays as it is.
 
     Examples
     --------

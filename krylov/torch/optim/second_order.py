@@ -133,7 +133,8 @@ class SecondOrder(Optimizer, ABC):
         Raises
         ------
         FloatingPointError
-            The loss or its gradient is not finite to begin with; the parameters stay as they are.
+            The loss, its gradient or a product with the curvature is not finite to begin with; the parameters stay as
+            they are.
         RuntimeError, TypeError, ValueError
             What the closure gives cannot be differentiated twice, with the cure; see `HessianOperator`.
 
