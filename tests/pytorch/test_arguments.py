@@ -164,6 +164,14 @@ def test_rates_of_frozen_tensors_play_no_part(kind):
     assert told[0] == told[1]
 
 
+@pytest.mark.parametrize("search", [None, kt.Armijo()], ids=str)
+def test_a_rule_judged_by_length_needs_a_search_of_bad_steps_too(search):
+    rule = kt.LevenbergMarquardt(judge="length")
+    with pytest.raises(ValueError, match=r"length.*GridSearch"):
+        kt.HessianFree([parameter()], damping=rule, line_search=search)
+    kt.HessianFree([parameter()], damping=rule, line_search=kt.GridSearch())
+
+
 def test_unknown_arguments_are_refused():
     with pytest.raises(TypeError, match="momentum"):
         kt.HessianFree([parameter()], momentum=0.9)

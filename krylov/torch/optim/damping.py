@@ -29,7 +29,8 @@ class LevenbergMarquardt:
     judge : {"ratio", "length"}
         What is compared with `low` and `high`: rho, or instead of it the length that the line search has chosen. A
         length of 1/4 says how far the model holds along a direction whose full length is far too long, where rho of
-        that full step is no measure: for exact steps with little damping and `GridSearch`.
+        that full step is no measure: for exact steps with little damping and `GridSearch`. In `HessianFree` Armijo's
+        rule never sees a step that raises the loss, so that nearly every length is 1: it is refused with "length".
 
     References
     ----------

@@ -154,6 +154,11 @@ class HessianFree(SecondOrder):
             integer(retries, "retries", 0),
         )
         rule = LevenbergMarquardt.of(damping)
+        if rule.judge == "length" and not (line_search or Armijo()).rescues:
+            raise ValueError(
+                "damping judged by length needs a line search that also shortens steps that raise the loss, and "
+                "Armijo's does not here: give line_search=GridSearch()"
+            )
         super().__init__(
             params,
             lr=lr,
