@@ -48,11 +48,14 @@ class Memory:
         Result of the last run, where the next one may begin from it.
     steps : int
         Done so far.
+    differentiates : bool
+        Whether the closure takes derivatives itself; see `Objective`.
     """
 
     damping: float
     direction: Tensor | None = None
     steps: int = 0
+    differentiates: bool = False
 
 
 @dataclass(frozen=True)

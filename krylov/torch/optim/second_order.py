@@ -169,12 +169,14 @@ class SecondOrder(Optimizer, ABC):
             self._randomness,
             self._allow_batch_norm,
             needs_outputs=self._method.curvature != "hessian",
+            differentiates=self._memory.differentiates,
         )
         memory = replace(self._memory)
         place = Place(objective, ledger, samples, parameters.read(), self._scale())
         point, record, statistics = self._advance(memory, place)
         if record.accepted:
             parameters.write(point)
+        memory.differentiates = objective.differentiates
         self._memory, self.last_step, self.last_statistics = memory, record, statistics
         return torch.tensor(record.loss_before, dtype=parameters.dtype)
 
