@@ -143,7 +143,9 @@ class HessianFree(SecondOrder):
         choice(curvature, "curvature", ("ggn", "hessian", "hybrid"))
         choice(solver, "solver", ("flexible_cg", "cg", "bicgstab", "subspace", "dense"))
         if solver == "dense" and curvature != "ggn":
-            raise ValueError("solver='dense' needs a positive semidefinite matrix: curvature='ggn'")
+            raise ValueError(
+                "solver='dense' makes the Gauss-Newton matrix of the outputs' Jacobian: take curvature='ggn'"
+            )
         if escape is not None:
             flag(escape, "escape")
         warm_start = check_warm_start(warm_start)

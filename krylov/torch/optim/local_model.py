@@ -228,6 +228,8 @@ class LocalModel:
     ) -> StepRecord:
         """What has happened up to now."""
         ledger, sizes = self.place.ledger, self.place.samples.sizes
+        if directions is not None and directions.shift is not None:
+            damping = directions.shift
         entries: dict[str, Any] = {
             "candidate": 0,
             "negative_curvature": directions is not None and directions.negative_curvature,
