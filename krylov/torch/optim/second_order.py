@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from krylov.checks import choice, finite_number, flag, integer, not_negative
+from krylov.checks import choice, flag, integer, not_negative
 from krylov.torch.flatten import Parameters
 from krylov.torch.guards import Randomness
 from krylov.torch.optim.groups import check_group, check_saved_groups
@@ -22,7 +22,7 @@ from krylov.torch.optim.samples import Samples
 from krylov.torch.optim.tensors import arrays_of, entry, reading, saved_tensor, tensors_of
 from krylov.torch.statistics import GradientStatistics
 
-__all__ = ["SecondOrder", "check_warm_start"]
+__all__ = ["SecondOrder"]
 
 # Attributes that torch does not know of.
 _OWN = (
@@ -261,10 +261,3 @@ class SecondOrder(Optimizer, ABC):
         if others:
             return self._parameters.spread(rates)
         return None if first == 1 else first
-
-
-def check_warm_start(value: Any) -> float:
-    """A share between 0 and 1."""
-    if not 0 <= finite_number(value, "warm_start") <= 1:
-        raise ValueError(f"warm_start must be between 0 and 1, got {value!r}")
-    return float(value)
