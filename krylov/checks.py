@@ -7,7 +7,7 @@ import operator
 from collections.abc import Iterable
 from typing import Any
 
-__all__ = ["choice", "finite_number", "flag", "integer", "number"]
+__all__ = ["choice", "finite_number", "flag", "integer", "not_negative", "number"]
 
 
 def number(value: Any, name: str) -> float:
@@ -26,6 +26,14 @@ def finite_number(value: Any, name: str) -> float:
     result = number(value, name)
     if not math.isfinite(result):
         raise ValueError(f"{name} must be finite, got {value!r}")
+    return result
+
+
+def not_negative(value: Any, name: str) -> float:
+    """A finite number that is not below zero."""
+    result = finite_number(value, name)
+    if result < 0:
+        raise ValueError(f"{name} must not be negative, got {value!r}")
     return result
 
 

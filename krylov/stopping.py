@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from krylov.checks import finite_number, integer, number
+from krylov.checks import finite_number, integer, not_negative, number
 from krylov.outcome import Outcome
 
 if TYPE_CHECKING:
@@ -190,8 +190,7 @@ class QuadraticProgress(Rule):
         integer(self.minimum, "minimum", 1)
         if not finite_number(self.epsilon, "epsilon") > 0:
             raise ValueError(f"epsilon must be positive, got {self.epsilon!r}")
-        if not finite_number(self.fraction, "fraction") >= 0:
-            raise ValueError(f"fraction must not be negative, got {self.fraction!r}")
+        not_negative(self.fraction, "fraction")
 
     def __call__(self, trace: Trace) -> Verdict:
         i = trace.niter

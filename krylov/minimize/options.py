@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from krylov.checks import finite_number, integer, number
+from krylov.checks import integer, not_negative, number
 
 __all__ = ["Options"]
 
@@ -46,8 +46,7 @@ class Options:
         _choice("solver", self.solver, _SOLVERS)
         _choice("globalization", self.globalization, _GLOBALIZATIONS)
         for name in ("gtol", "xtol"):
-            if not finite_number(getattr(self, name), name) >= 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)!r}")
+            not_negative(getattr(self, name), name)
         for name in ("maxiter", "inner_maxiter"):
             if getattr(self, name) is not None:
                 integer(getattr(self, name), name, 0 if name == "maxiter" else 1)

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import krylov.torch as kt
+from krylov.torch.optim.second_order import SecondOrder
 
 ODD = st.one_of(
     st.none(),
@@ -121,12 +122,54 @@ def test_odd_values_of_groups_are_named(name, value):
         ([torch.ones(2, dtype=torch.bfloat16, requires_grad=True)], "float32 or float64"),
         ([torch.ones(2, dtype=torch.complex64, requires_grad=True)], "float32 or float64"),
         (torch.nn.Linear(2, 2), "not iterable|params"),
+        ([{"params": []}], "group 0 is empty"),
+        ([{"params": [torch.ones(2, requires_grad=True)]}, {"params": []}], "group 1 is empty"),
     ],
     ids=str,
 )
 def test_odd_parameters_are_named(params, message):
     with pytest.raises((TypeError, ValueError), match=message):
         kt.HessianFree(params)
+
+
+def test_what_the_optimizers_share_is_none_itself():
+    options = {"lr": 1.0, "weight_decay": 0.0, "randomness": "refuse", "allow_batch_norm": False}
+    with pytest.raises(TypeError, match="abstract"):
+        SecondOrder([parameter()], **options)
+
+
+@pytest.mark.parametrize("kind", [kt.HessianFree, kt.NewtonCG])
+@pytest.mark.parametrize("bad", [-0.1, math.nan, None, "x"])
+def test_a_rate_that_a_schedule_gets_wrong_is_named(kind, bad):
+    w = parameter()
+    optimizer = kind([w], curvature="hessian")
+    optimizer.param_groups[0]["lr"] = bad
+    with pytest.raises(ValueError, match="lr must"):
+        optimizer.step(lambda: w.square().sum())
+    assert torch.equal(w, torch.ones(2))
+    assert optimizer.last_step is None
+
+
+@pytest.mark.parametrize("kind", [kt.HessianFree, kt.NewtonCG])
+def test_rates_of_frozen_tensors_play_no_part(kind):
+    """Neither for the number of products nor for the numbers themselves."""
+    told = []
+    for rate in (0.5, 0.1):
+        w, frozen = torch.linspace(1, 2, 3).requires_grad_(), torch.ones(2)
+        groups = [{"params": [w]}, {"params": [frozen], "lr": rate, "weight_decay": rate - 0.1}]
+        optimizer = kind(groups, lr=0.5, curvature="hessian", line_search=kt.Armijo())
+        assert optimizer._scale() == 0.5
+        optimizer.step(lambda w=w: w.square().sum() + w.pow(4).sum())
+        told.append((w.tolist(), optimizer.last_step.products, optimizer.last_step.rho))
+    assert told[0] == told[1]
+
+
+@pytest.mark.parametrize("search", [None, kt.Armijo()], ids=str)
+def test_a_rule_judged_by_length_needs_a_search_of_bad_steps_too(search):
+    rule = kt.LevenbergMarquardt(judge="length")
+    with pytest.raises(ValueError, match=r"length.*GridSearch"):
+        kt.HessianFree([parameter()], damping=rule, line_search=search)
+    kt.HessianFree([parameter()], damping=rule, line_search=kt.GridSearch())
 
 
 def test_unknown_arguments_are_refused():

@@ -102,7 +102,8 @@ def test_both_sides_give_the_same_step(monkeypatch):
     monkeypatch.setattr(dense, "_of_outputs", lambda *_: None)
     large = dense._make_system(operator, operator.gradient)
     assert large.matrix.shape == operator.shape
-    torch.testing.assert_close(small.step(1e-4), large.step(1e-4), rtol=1e-7, atol=1e-9)
+    (a,), (b,) = small.directions(1e-4).candidates, large.directions(1e-4).candidates
+    torch.testing.assert_close(a.step, b.step, rtol=1e-7, atol=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -175,6 +176,168 @@ def test_a_singular_matrix_without_damping_still_gives_a_descent_direction():
     (candidate,) = DenseSolver()(operator, operator.gradient, None).candidates
     assert torch.isfinite(candidate.step).all()
     assert candidate.step @ operator.gradient < 0
+
+
+def wavy(z):
+    """Neither convex, nor with a closed form."""
+    return (3 * z).cos().sum() + 0.3 * z.square().sum()
+
+
+def hilly(z):
+    """Not convex, with a diagonal in closed form."""
+    return -z.square().mean()
+
+
+INDEFINITE = [(wavy, 40, {}), (wavy, 10, {}), (wavy, 40, {"split": 7}), (hilly, 40, {})]
+
+
+@pytest.mark.parametrize(("loss", "count", "options"), INDEFINITE)
+@pytest.mark.parametrize("damping", [1e-6, 1e-2])
+def test_negative_curvature_gives_the_saddle_free_step(loss, count, options, damping):
+    operator = make(loss, count, **options)
+    gradient = operator.gradient.clone()
+    B = operator @ torch.eye(operator.shape[0], dtype=torch.float64)
+    operator.shift = damping
+    found = DenseSolver()(operator, gradient, None)
+    t, U = torch.linalg.eigh(B)
+    assert t[0] < -damping, "the matrix is not indefinite"
+    d = -U @ ((U.T @ gradient) / (t.abs().clamp_min(2.3e-16 * t.abs().max()) + damping))
+    (candidate,) = found.candidates
+    assert found.negative_curvature
+    assert found.outcome is Outcome.NEGATIVE_CURVATURE
+    assert found.shift is None
+    assert candidate.damping is None
+    torch.testing.assert_close(candidate.step, d, rtol=1e-6, atol=1e-6 * float(d.abs().max()))
+    value = gradient @ d + d @ (B @ d + damping * d) / 2
+    assert candidate.value == pytest.approx(float(value), rel=1e-7)
+
+
+def test_a_matrix_without_a_diagonal_is_indefinite_too():
+    w = torch.tensor([1.0, 2.0], dtype=torch.float64, requires_grad=True)
+
+    def closure():
+        outputs = w + 0
+        return outputs[0] * outputs[1], outputs
+
+    optimizer = kt.HessianFree([w], solver="dense", damping=0.5, line_search=kt.GridSearch())
+    optimizer.step(closure)
+    assert optimizer.last_step.negative_curvature
+    # The gradient (2, 1) has 3/2 along the eigenvalue 1, and 1/2 along -1; both count as 1 + lambda.
+    torch.testing.assert_close(w.detach(), torch.tensor([1 - 4 / 3, 2 - 2 / 3]).double())
+
+
+@pytest.mark.parametrize(("loss", "count", "options"), INDEFINITE)
+def test_enough_damping_makes_it_an_exact_step(loss, count, options):
+    operator = make(loss, count, **options)
+    B = operator @ torch.eye(operator.shape[0], dtype=torch.float64)
+    operator.shift = 1.5 * float(torch.linalg.eigvalsh(B).abs().max())
+    found = DenseSolver()(operator, operator.gradient, None)
+    A = B + operator.shift * torch.eye(len(B), dtype=torch.float64)
+    assert (found.negative_curvature, found.outcome) == (False, Outcome.CONVERGED)
+    torch.testing.assert_close(
+        found.candidates[0].step, -torch.linalg.solve(A, operator.gradient), rtol=1e-8, atol=1e-10
+    )
+
+
+def test_the_spectrum_is_measured_once_for_all_dampings(monkeypatch):
+    operator, solver, calls = make(wavy, 40), DenseSolver(), []
+    eigh = torch.linalg.eigh
+    monkeypatch.setattr(torch.linalg, "eigh", lambda *a: calls.append(1) or eigh(*a))
+    gradient = operator.gradient
+    for damping in (1e-6, 1e-3, 1e-2):
+        operator.shift = damping
+        assert solver(operator, gradient, None).negative_curvature
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("lr", [1.0, 0.5, [0.5, 0.25]], ids=str)
+def test_the_record_tells_of_negative_curvature_and_predicts_with_the_indefinite_matrix(lr):
+    z = torch.tensor([0.4, -0.7, 2.0], dtype=torch.float64, requires_grad=True)
+    w = torch.tensor([1.0, 2.0], dtype=torch.float64, requires_grad=True)
+    rates = lr if isinstance(lr, list) else [lr, lr]
+
+    def closure():
+        """A quadratic with curvature 1, -2, 3, 2, 2: the model is exact wherever the step leads."""
+        outputs = torch.cat([z, w])
+        weights = torch.tensor([1.0, -2.0, 3.0, 2.0, 2.0], dtype=torch.float64)
+        return (weights * outputs.square()).sum() / 2, outputs
+
+    groups = [{"params": [p], "lr": rate} for p, rate in zip((z, w), rates, strict=True)]
+    optimizer = kt.HessianFree(groups, solver="dense", damping=1e-3)
+    optimizer.step(closure)
+    record = optimizer.last_step
+    assert record.negative_curvature
+    assert record.outcome is Outcome.NEGATIVE_CURVATURE
+    assert record.damping == 1e-3
+    assert record.rho == pytest.approx(1, abs=1e-2)  # the damping is all that differs
+    assert record.accepted
+    # Away from the saddle along the second axis, which a step that shifts the matrix would not be.
+    assert z[1].item() == pytest.approx(-0.7 * (1 + rates[0]), rel=1e-2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rounding_is_no_negative_curvature_and_its_repair_is_on_record(dtype):
+    """Columns that are multiples of each other, to the last digit but one."""
+    x = data(40, 2).to(dtype)
+    wide = torch.cat([x, 3 * x, x / 7, x.sum(1, keepdim=True)], 1)
+    layer = nn.Linear(7, 3, bias=False, dtype=dtype)
+
+    def closure():
+        z = layer(wide)
+        return F.cross_entropy(z, torch.arange(40) % 3), z
+
+    optimizer = kt.HessianFree(
+        layer.parameters(), solver="dense", damping=0.0, line_search=kt.GridSearch(), retries=0
+    )
+    optimizer.step(closure)
+    record = optimizer.last_step
+    assert not record.negative_curvature
+    assert record.outcome is Outcome.CONVERGED
+    assert record.accepted
+    assert 0 < record.damping < 1e-5
+    assert record.loss_after < record.loss_before
+
+
+def test_a_repaired_matrix_is_that_of_the_prediction(monkeypatch):
+    """Where it takes more damping than was asked for, candidate, value and record have it."""
+    operator = make(squares, 40)
+    own = dense._cholesky_solve
+    monkeypatch.setattr(
+        dense, "_cholesky_solve", lambda A, b, shift: own(A, b, shift) if shift > 1e-9 else None
+    )
+    operator.shift = 1e-12
+    found = DenseSolver()(operator, operator.gradient, None)
+    (candidate,) = found.candidates
+    assert found.shift == candidate.damping > 1e-9
+    B = operator @ torch.eye(operator.shape[0], dtype=torch.float64) - 1e-12 * torch.eye(
+        operator.shape[0], dtype=torch.float64
+    )
+    g, d = operator.gradient, candidate.step
+    wanted = g @ d + d @ (B @ d + found.shift * d) / 2
+    assert candidate.value == pytest.approx(float(wanted), rel=1e-6)
+    w = torch.ones(2, dtype=torch.float64, requires_grad=True)
+
+    def closure():
+        outputs = w + 0
+        return (outputs - 3).square().sum(), outputs
+
+    optimizer = kt.HessianFree([w], solver="dense", damping=1e-12)
+    optimizer.step(closure)
+    assert optimizer.last_step.damping > 1e-9
+    assert optimizer.damping == 1e-12  # what was asked for goes on by the rule, down to its minimum
+
+
+def test_no_curvature_and_no_damping_is_no_overflow():
+    w = torch.ones(2, dtype=torch.float64, requires_grad=True)
+    optimizer = kt.HessianFree([w], solver="dense", damping=0.0)
+
+    def closure():
+        outputs = w + 0
+        return outputs.sum(), outputs
+
+    optimizer.step(closure)
+    assert optimizer.last_step.outcome is Outcome.BREAKDOWN
+    assert optimizer.last_step.accepted  # along -g
 
 
 def test_overflow_is_no_step():

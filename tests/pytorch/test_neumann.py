@@ -501,6 +501,55 @@ def test_states_that_do_not_fit_change_nothing(damage):
     assert repr(optimizer.state_dict()) == repr(before)
 
 
+BUFFERS = {
+    "a longer m": ("m", lambda m: torch.cat([m, m])),
+    "a NaN in u": ("u", lambda u: u * NAN),
+    "a list for m": ("m", lambda m: m.tolist()),
+    "no m": ("m", None),
+    "no mu": ("mu", None),
+    "mu of one": ("mu", lambda mu: 1.0),
+    "mu of nothing": ("mu", lambda mu: None),
+    "something more": ("v", lambda v: 1),
+}
+
+
+@pytest.mark.parametrize("damage", BUFFERS)
+def test_buffers_that_do_not_fit_are_named_and_change_nothing(damage):
+    _, gradient = quadratic()
+    params = parameters()
+    optimizer = kt.Neumann(params, 0.1)
+    run(params, optimizer, gradient, 3)
+    before = repr(optimizer.state_dict())
+    state = copy.deepcopy(optimizer.state_dict())
+    name, change = BUFFERS[damage]
+    if change is None:
+        del state["state"][0][name]
+    else:
+        state["state"][0][name] = change(state["state"][0].get(name))
+    with pytest.raises(ValueError, match=f"{name} of parameter 0"):
+        optimizer.load_state_dict(state)
+    assert repr(optimizer.state_dict()) == before
+
+
+def test_entries_of_no_parameter_and_odd_groups_are_refused():
+    _, gradient = quadratic()
+    params = parameters()
+    optimizer = kt.Neumann(params, 0.1)
+    run(params, optimizer, gradient, 3)
+    before = repr(optimizer.state_dict())
+    for words, where, key, value in (
+        ("parameter 9", "state", 9, {}),
+        ("lr of parameter group 0", "param_groups", 0, {"lr": -1}),
+        ("must be a mapping", "neumann", "clock", 3),
+    ):
+        state = copy.deepcopy(optimizer.state_dict())
+        old = state[where][key] if key in state[where] or where == "param_groups" else {}
+        state[where][key] = {**old, **value} if isinstance(value, dict) else value
+        with pytest.raises(ValueError, match=words):
+            optimizer.load_state_dict(state)
+        assert repr(optimizer.state_dict()) == before
+
+
 @pytest.mark.parametrize("keep", ["best", "last"])
 def test_fit_measures_keeps_and_shows_the_parameters_to_use(keep):
     x = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))

@@ -85,8 +85,8 @@ def test_odd_values_are_named(name, value):
     ("params", "message"),
     [
         ([], "empty parameter list"),
-        ([{"params": []}], "group is empty"),
-        ([{"params": [torch.ones(2, requires_grad=True)]}, {"params": []}], "group is empty"),
+        ([{"params": []}], "group 0 is empty"),
+        ([{"params": [torch.ones(2, requires_grad=True)]}, {"params": []}], "group 1 is empty"),
         ([torch.ones(2)], "requires gradients"),
         ([torch.eye(2).to_sparse().requires_grad_()], "dense"),
         ([{"params": [torch.ones(2, requires_grad=True)], "lr": -0.1}], "lr must not be negative"),

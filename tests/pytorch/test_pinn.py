@@ -80,6 +80,35 @@ def test_the_books_have_the_passes_of_the_jacobian():
     assert record.products == 0
 
 
+@pytest.mark.parametrize("kind", ["hf", "newton"])
+def test_the_books_have_every_call_of_the_closure(kind):
+    """The first loss is tried without a graph, and that once only; what is loaded knows it."""
+    model, closure, _ = problem()
+    if kind == "hf":
+        optimizer, again = exact_steps(model), exact_steps(model)
+    else:
+        optimizer, again = (
+            kt.NewtonCG(model.parameters(), damping=kt.LevenbergMarquardt(1.0)) for _ in range(2)
+        )
+    calls = []
+
+    def counting():
+        calls.append(torch.is_grad_enabled())
+        return closure()
+
+    for step in range(3):
+        calls.clear()
+        optimizer.step(counting)
+        record = optimizer.last_step
+        assert len(calls) == 1 + record.evaluations
+        assert calls.count(False) == (step == 0)
+    calls.clear()
+    again.load_state_dict(optimizer.state_dict())
+    again.step(counting)
+    assert len(calls) == 1 + again.last_step.evaluations
+    assert all(calls)
+
+
 def test_other_errors_of_a_closure_are_not_hidden():
     model, closure, _ = problem()
     calls = []
@@ -126,6 +155,6 @@ def test_a_step_that_is_only_too_long_is_shortened_and_damping_follows_the_lengt
     assert min(seen) < 1
     assert optimizer.damping > 0
     model, closure, _ = problem()
-    rejecting = exact_steps(model, damping=rule, retries=0, line_search=kt.Armijo())
+    rejecting = exact_steps(model, damping=1e-9, retries=0, line_search=kt.Armijo())
     rejecting.step(closure)
     assert not rejecting.last_step.accepted  # what the search has just rescued

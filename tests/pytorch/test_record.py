@@ -133,10 +133,10 @@ def test_nested_samples_cost_less():
     assert nested.cost < 0.6 * whole.cost
 
 
-def test_learning_rates_cost_a_product():
+def test_a_learning_rate_costs_no_product():
     plain, _, _ = stepped("ggn", stop=6)
     scaled, _, _ = stepped("ggn", stop=6, lr=0.5)
-    assert scaled.products == plain.products + 1
+    assert scaled.products == plain.products  # the model of the shorter step is known
 
 
 @pytest.mark.parametrize(("diagonal", "probes"), [("gauss_newton", 3), ("fisher", 0)])

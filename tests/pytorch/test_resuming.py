@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import io
+import math
 import pickle
 
 import pytest
@@ -164,7 +165,38 @@ def wrong_states():
     for key in state["hessian_free"]["memory"]:
         broken = copy.deepcopy(state)
         broken["hessian_free"]["memory"][key] = "x"
-        yield f"a word for {key}", broken, (TypeError, ValueError)
+        yield f"a word for {key}", broken, ValueError
+    broken = copy.deepcopy(state)
+    broken["hessian_free"] = [1]
+    yield "a list", broken, ValueError
+    for key in ("memory", "preconditioning"):
+        broken = copy.deepcopy(state)
+        broken["hessian_free"][key] = [1]
+        yield f"a list for {key}", broken, ValueError
+    for key in ("damping", "largest_gradient", "steps"):
+        for bad in (-1, math.nan, math.inf, None):
+            broken = copy.deepcopy(state)
+            broken["hessian_free"]["memory"][key] = bad
+            yield f"{key} {bad}", broken, ValueError
+    direction = state["hessian_free"]["memory"]["direction"]
+    for name, bad in {
+        "NaN": direction * math.nan,
+        "a longer": torch.cat([direction, direction]),
+        "a matrix for": direction[None],
+        "integers for": direction.long(),
+        "numbers for": direction.tolist(),
+    }.items():
+        broken = copy.deepcopy(state)
+        broken["hessian_free"]["memory"]["direction"] = bad
+        yield f"{name} direction", broken, ValueError
+    for key in ("lr", "weight_decay"):
+        for bad in (-1, math.nan, None):
+            broken = copy.deepcopy(state)
+            broken["param_groups"][0][key] = bad
+            yield f"{key} {bad}", broken, ValueError
+        broken = copy.deepcopy(state)
+        del broken["param_groups"][0][key]
+        yield f"no {key}", broken, ValueError
     broken = copy.deepcopy(state)
     broken["param_groups"].append(broken["param_groups"][0])
     yield "more groups", broken, ValueError
@@ -183,16 +215,30 @@ def wrong_states():
 WRONG = list(wrong_states())
 
 
-@pytest.mark.parametrize(("state", "error"), [w[1:] for w in WRONG], ids=[w[0] for w in WRONG])
-def test_wrong_states_are_refused_and_change_nothing(state, error):
+@pytest.mark.parametrize(("name", "state", "error"), WRONG, ids=[w[0] for w in WRONG])
+def test_wrong_states_are_refused_and_change_nothing(name, state, error):
     problem, optimizer = built(EVERY["lbfgs"])
     steps(problem, optimizer, 2)
     before = picture(optimizer)
-    with pytest.raises(error):
+    with pytest.raises(error) as caught:
         optimizer.load_state_dict(state)
+    for entry in ("direction", "damping", "largest_gradient", "steps", "lr", "weight_decay"):
+        assert entry not in name or entry in str(caught.value)
     assert picture(optimizer) == before
     steps(problem, optimizer, 1)
     assert optimizer.last_step.accepted
+
+
+@pytest.mark.parametrize("key", ["plain", "first", "age", "sketches", "rest"])
+@pytest.mark.parametrize("bad", ["x", -1, 0.5])
+def test_the_counts_of_a_sketch_are_checked(key, bad):
+    problem, optimizer = built(EVERY["nystrom"])
+    steps(problem, optimizer, 3)
+    before, state = picture(optimizer), copy.deepcopy(optimizer.state_dict())
+    state["hessian_free"]["preconditioning"][key] = bad
+    with pytest.raises(ValueError, match=key):
+        optimizer.load_state_dict(state)
+    assert picture(optimizer) == before
 
 
 def test_the_seed_counts_on():

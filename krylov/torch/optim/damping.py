@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from krylov.checks import choice, finite_number
+from krylov.checks import choice, not_negative
 
 __all__ = ["LevenbergMarquardt"]
 
@@ -29,7 +29,8 @@ class LevenbergMarquardt:
     judge : {"ratio", "length"}
         What is compared with `low` and `high`: rho, or instead of it the length that the line search has chosen. A
         length of 1/4 says how far the model holds along a direction whose full length is far too long, where rho of
-        that full step is no measure: for exact steps with little damping and `GridSearch`.
+        that full step is no measure: for exact steps with little damping and `GridSearch`. In `HessianFree` Armijo's
+        rule never sees a step that raises the loss, so that nearly every length is 1: it is refused with "length".
 
     References
     ----------
@@ -47,8 +48,7 @@ class LevenbergMarquardt:
 
     def __post_init__(self) -> None:
         for name in ("initial", "increase", "decrease", "low", "high", "minimum", "maximum"):
-            if finite_number(getattr(self, name), name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)!r}")
+            not_negative(getattr(self, name), name)
         choice(self.judge, "judge", ("ratio", "length"))
         if not self.increase >= 1 >= self.decrease > 0:
             raise ValueError("increase must be at least 1, and decrease in (0, 1]")
@@ -62,9 +62,7 @@ class LevenbergMarquardt:
         """The rule itself, or one that begins with this number."""
         if isinstance(damping, cls):
             return damping
-        if finite_number(damping, "damping") < 0:
-            raise ValueError(f"damping must not be negative, got {damping!r}")
-        return cls(initial=float(damping))
+        return cls(initial=not_negative(damping, "damping"))
 
     def following(self, damping: float, rho: float, length: float) -> float:
         """The next lambda, after a step with this ratio whose length is a line search's; 0: it was rejected."""

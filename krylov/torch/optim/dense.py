@@ -6,13 +6,19 @@ positive (sums of squares), ``A = H_L^(1/2) J`` and ``g = A^T r``, the step may 
     d = -(A^T A + lambda I)^-1 g  =  -A^T (A A^T + lambda I)^-1 r
 
 The smaller matrix is taken; it is factorised anew for each lambda, but made once.
+
+Where the loss is not convex in the outputs B may be indefinite, and B + lambda I have negative eigenvalues. Then the
+step is the saddle-free one of `SubspaceSolver`, in the whole space: ``-U (|t| + lambda)^-1 U^T g`` with
+``B = U diag(t) U^T``.
 """
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -27,11 +33,14 @@ from krylov.torch.graphs import GaussNewtonGraph, Graph
 from krylov.torch.jacobian import jacobian
 from krylov.torch.memory import available_bytes
 from krylov.torch.optim.directions import Candidate, Directions
+from krylov.torch.optim.saddle_free import ROUNDING, saddle_free
 
 __all__ = ["DenseSolver"]
 
 # Memory that may be taken: that of Jacobian, matrix, factor and what products need on the way.
 _COPIES, _SHARE = 4, 0.5
+# Dampings tried where rounding has made a sum of squares indefinite, each time with ten times more added.
+_TRIALS = 20
 
 
 class DenseSolver:
@@ -39,7 +48,11 @@ class DenseSolver:
 
     Costs a few backward passes (see `krylov.torch.jacobian`) and of the order of ``m n min(m, n)`` operations for m
     outputs and n parameters. Another damping for the same operator and gradient costs one more factorisation. A start
-    and a preconditioner are of no use to it.
+    and a preconditioner are of no use to it. Negative curvature takes the eigenvalues of B, once for all dampings, some
+    twenty times the work of a factorisation.
+
+    Rounding may make a matrix indefinite that is not. More damping than asked for then mends it; candidate and record
+    have that one.
     """
 
     def __init__(self) -> None:
@@ -68,20 +81,15 @@ class DenseSolver:
             system = _make_system(operator, gradient)
             self._system, self._operator = system, weakref.ref(operator)
             passes = system.passes
-        step = system.step(operator.shift)
-        if not bool(torch.isfinite(step).all()):
-            steepest = Candidate(0, -gradient, float("nan"))
-            return Directions([steepest], Outcome.NON_FINITE, 0, False, passes)
-        # Of the exact minimiser, q(d) = g.d / 2.
-        value = float(gradient.double() @ step.double()) / 2
-        return Directions([Candidate(1, step, value)], Outcome.CONVERGED, 1, False, passes)
+        return replace(system.directions(operator.shift), passes=passes)
 
 
 @dataclass(frozen=True)
 class _System:
     """``(matrix + lambda I) x = right``, and the step ``-back(x)``.
 
-    A None for `back` is the identity. `passes` is how many backward passes over all samples it took.
+    A None for `back` is the identity. `passes` is how many backward passes over all samples it took. A `convex` matrix
+    is a sum of squares: only rounding can make it indefinite.
     """
 
     matrix: Tensor
@@ -89,12 +97,62 @@ class _System:
     back: Tensor | None
     gradient: Tensor
     passes: float
+    convex: bool = True
 
-    def step(self, damping: float) -> Tensor:
-        x = _solve(self.matrix, self.right, damping)
+    def directions(self, damping: float) -> Directions:
+        """The step for this lambda; -g where there is none."""
+        x, shift = self._solve(damping)
+        if x is None:
+            return self._saddle_free(damping)
         if self.back is not None:
             x = self.back.T @ x
-        return x.neg().to(self.gradient)
+        step = x.neg().to(self.gradient)
+        if not bool(torch.isfinite(step).all()):
+            return self._steepest()
+        # Of the exact minimiser, q(d) = g.d / 2.
+        value = float(self.gradient.double() @ step.double()) / 2
+        other = None if shift == damping else shift
+        candidate = Candidate(1, step, value, other)
+        return Directions([candidate], Outcome.CONVERGED, 1, False, shift=other)
+
+    def _solve(self, damping: float) -> tuple[Tensor | None, float]:
+        """``(matrix + lambda I)^-1 right`` and lambda, which grows where rounding has made that indefinite.
+
+        None where more than rounding has.
+        """
+        largest = float(torch.linalg.vector_norm(self.matrix, math.inf))
+        most = math.inf if self.convex else ROUNDING[self.gradient.dtype] * largest
+        shift, more = damping, len(self.matrix) * torch.finfo(torch.float64).eps * largest
+        for _ in range(_TRIALS):
+            found = _cholesky_solve(self.matrix, self.right, shift)
+            if found is not None:
+                return found, shift
+            if not more <= most:
+                return None, damping
+            shift, more = damping + more, 10 * more
+        return torch.full_like(self.right, math.nan), shift
+
+    @cached_property
+    def _spectrum(self) -> tuple[Tensor, Tensor]:
+        """Eigenvalues in ascending order, and eigenvectors."""
+        t, U = torch.linalg.eigh(self.matrix)
+        return t, U
+
+    def _saddle_free(self, damping: float) -> Directions:
+        if not bool(torch.isfinite(self.matrix).all()):
+            return self._steepest()
+        t, U = self._spectrum
+        y, value = saddle_free(t, U.T @ self.right, damping, torch.finfo(self.gradient.dtype).eps)
+        step = (U @ y).to(self.gradient)
+        if not bool(torch.isfinite(step).all()):
+            return self._steepest()
+        return Directions([Candidate(1, step, value)], Outcome.NEGATIVE_CURVATURE, 1, True)
+
+    def _steepest(self) -> Directions:
+        """A matrix of zeros has no step without damping; anything else is an overflow."""
+        finite = all(bool(torch.isfinite(x).all()) for x in (self.matrix, self.right))
+        outcome = Outcome.BREAKDOWN if finite else Outcome.NON_FINITE
+        return Directions([Candidate(0, -self.gradient, math.nan)], outcome, 0, False)
 
 
 def _make_system(operator: CurvatureOperator, gradient: Tensor) -> _System:
@@ -110,11 +168,14 @@ def _make_system(operator: CurvatureOperator, gradient: Tensor) -> _System:
             return system
     _refuse_large(count, n, n, operator.device)
     matrix = torch.zeros(n, n, dtype=torch.float64, device=operator.device)
+    convex = True
     for (weight, graph), (J, _) in zip(parts, jacobians, strict=True):
-        matrix += weight * _gauss_newton(graph, J)
+        part, square = _gauss_newton(graph, J)
+        matrix += weight * part
+        convex = convex and square
     if operator.penalty is not None:
         matrix.diagonal().add_(operator.penalty.double())
-    return _System(matrix, gradient.double(), None, gradient, passes)
+    return _System(matrix, gradient.double(), None, gradient, passes, convex)
 
 
 def _gauss_newton_graph(graph: Graph) -> GaussNewtonGraph:
@@ -150,13 +211,13 @@ def _of_outputs(
     return _System(_gram(A), r, A, gradient, passes)
 
 
-def _gauss_newton(graph: GaussNewtonGraph, J: Tensor) -> Tensor:
-    """J^T H_L J."""
+def _gauss_newton(graph: GaussNewtonGraph, J: Tensor) -> tuple[Tensor, bool]:
+    """J^T H_L J, and whether it is known for a sum of squares."""
     diagonal = graph.hessian.diagonal()
     if diagonal is not None:
         d = torch.cat([x.reshape(-1) for x in diagonal]).double()
         if bool((d >= 0).all()):
-            return _gram((J.double() * d.sqrt()[:, None]).T)
+            return _gram((J.double() * d.sqrt()[:, None]).T), True
     directions = []
     begin = 0
     for z in graph.outputs:
@@ -172,7 +233,7 @@ def _gauss_newton(graph: GaussNewtonGraph, J: Tensor) -> Tensor:
         1,
     )
     product = HJ.detach().double() @ J.double()
-    return (product + product.T) / 2
+    return (product + product.T) / 2, False
 
 
 def _gram(A: Tensor) -> Tensor:
@@ -183,19 +244,6 @@ def _gram(A: Tensor) -> Tensor:
     if values.flags.c_contiguous:
         return torch.from_numpy(dsyrk(1.0, values.T, trans=1, lower=1))
     return torch.from_numpy(dsyrk(1.0, np.asfortranarray(values), lower=1))
-
-
-def _solve(matrix: Tensor, right: Tensor, damping: float) -> Tensor:
-    """``(matrix + lambda I)^-1 right``; where rounding has made that indefinite, lambda grows until it is not."""
-    diagonal = matrix.diagonal()
-    least = len(matrix) * torch.finfo(torch.float64).eps * float(diagonal.max())
-    shift = damping
-    for _ in range(20):
-        found = _cholesky_solve(matrix, right, shift)
-        if found is not None:
-            return found
-        shift = max(10 * shift, least)
-    return torch.full_like(right, float("nan"))
 
 
 def _cholesky_solve(matrix: Tensor, right: Tensor, shift: float) -> Tensor | None:

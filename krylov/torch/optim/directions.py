@@ -64,6 +64,8 @@ class Directions:
         Whether a direction of negative curvature was met.
     passes : float
         Backward passes beside the products with the operator, which counts these itself.
+    shift : float or None
+        Lambda of the system that was solved, where that is not the operator's shift.
     """
 
     candidates: list[Candidate]
@@ -71,6 +73,7 @@ class Directions:
     iterations: int
     negative_curvature: bool
     passes: float = 0
+    shift: float | None = None
 
 
 class ModelSolver:

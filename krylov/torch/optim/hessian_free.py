@@ -7,11 +7,12 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
-from krylov.checks import choice, flag, integer
+from krylov.checks import flag, integer
 from krylov.stopping import Trace, Verdict
+from krylov.torch.optim.arguments import Arguments
 from krylov.torch.optim.damping import LevenbergMarquardt
 from krylov.torch.optim.directions import Solver
-from krylov.torch.optim.linesearch import Armijo, LineSearch, check_line_search
+from krylov.torch.optim.linesearch import Armijo, LineSearch
 from krylov.torch.optim.local_model import Place
 from krylov.torch.optim.model_solvers import make_solver
 from krylov.torch.optim.outer_iteration import (
@@ -19,10 +20,9 @@ from krylov.torch.optim.outer_iteration import (
     HessianFreeMethod,
     outer_iteration,
 )
-from krylov.torch.optim.preconditioning import make_preconditioning
 from krylov.torch.optim.record import StepRecord
 from krylov.torch.optim.saddle import Escape
-from krylov.torch.optim.second_order import SecondOrder, check_warm_start
+from krylov.torch.optim.second_order import SecondOrder
 from krylov.torch.statistics import GradientStatistics
 
 __all__ = ["HessianFree"]
@@ -99,8 +99,9 @@ class HessianFree(SecondOrder):
     ``backward()`` and is called several times a step. ``step_batches`` takes separate samples.
 
     Deviations from the printed algorithms: rho is the quotient of two negative numbers (the printed sign is wrong), of
-    the step as learning rates have scaled it, which costs one product where they are not 1; the last loss is computed
-    anew when the evaluation sample is another one.
+    the step as learning rates have scaled it, which costs one product where groups differ in theirs; the last loss is
+    computed anew when the evaluation sample is another one. With a learning rate of zero in all groups nothing is
+    tried, and lambda stays as it is.
 
     Examples
     --------
@@ -139,20 +140,31 @@ class HessianFree(SecondOrder):
         allow_batch_norm: bool = False,
         seed: int = 0,
     ) -> None:
-        choice(curvature, "curvature", ("ggn", "hessian", "hybrid"))
-        choice(solver, "solver", ("flexible_cg", "cg", "bicgstab", "subspace", "dense"))
+        given = Arguments.checked(
+            ("ggn", "hessian", "hybrid"),
+            ("flexible_cg", "cg", "bicgstab", "subspace", "dense"),
+            curvature=curvature,
+            solver=solver,
+            preconditioner=preconditioner,
+            preconditioner_options=preconditioner_options,
+            damping=damping,
+            maxiter=maxiter,
+            warm_start=warm_start,
+            line_search=line_search,
+            seed=seed,
+        )
         if solver == "dense" and curvature != "ggn":
-            raise ValueError("solver='dense' needs a positive semidefinite matrix: curvature='ggn'")
+            raise ValueError(
+                "solver='dense' makes the Gauss-Newton matrix of the outputs' Jacobian: take curvature='ggn'"
+            )
         if escape is not None:
             flag(escape, "escape")
-        warm_start = check_warm_start(warm_start)
-        check_line_search(line_search)
-        seed, maxiter, retries = (
-            integer(seed, "seed", 0),
-            integer(maxiter, "maxiter", 1),
-            integer(retries, "retries", 0),
-        )
-        rule = LevenbergMarquardt.of(damping)
+        retries = integer(retries, "retries", 0)
+        if given.rule.judge == "length" and not (line_search or Armijo()).rescues:
+            raise ValueError(
+                "damping judged by length needs a line search that also shortens steps that raise the loss, and "
+                "Armijo's does not here: give line_search=GridSearch()"
+            )
         super().__init__(
             params,
             lr=lr,
@@ -162,23 +174,15 @@ class HessianFree(SecondOrder):
         )
         self._method = HessianFreeMethod(
             curvature,
-            make_solver(solver, stop, maxiter),
-            make_preconditioning(
-                preconditioner,
-                preconditioner_options,
-                n=self._parameters.n,
-                dtype=self._parameters.dtype,
-                curvature=curvature,
-                solver=solver,
-                seed=seed,
-            ),
-            rule,
-            warm_start,
+            make_solver(solver, stop, given.maxiter),
+            given.preconditioning(self._parameters),
+            given.rule,
+            given.warm_start,
             line_search or Armijo(),
-            Escape(seed) if escape or (escape is None and curvature != "ggn") else None,
+            Escape(given.seed) if escape or (escape is None and curvature != "ggn") else None,
             retries,
         )
-        self._memory = HessianFreeMemory(rule.initial)
+        self._memory = HessianFreeMemory(given.rule.initial)
 
     def _advance(
         self, memory: HessianFreeMemory, place: Place

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from krylov.outcome import Outcome
 from krylov.torch.optim.damping import LevenbergMarquardt
-from krylov.torch.optim.directions import Directions
+from krylov.torch.optim.directions import Candidate, Directions
 from krylov.torch.optim.model_solvers import SolveModel
 from krylov.torch.optim.objective import Curvature, Objective
 from krylov.torch.optim.preconditioning import Preconditioning
@@ -47,11 +48,14 @@ class Memory:
         Result of the last run, where the next one may begin from it.
     steps : int
         Done so far.
+    differentiates : bool
+        Whether the closure takes derivatives itself; see `Objective`.
     """
 
     damping: float
     direction: Tensor | None = None
     steps: int = 0
+    differentiates: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,11 @@ class Place:
     samples: Samples
     point: Tensor
     scale: float | Tensor | None
+
+    @property
+    def still(self) -> bool:
+        """Whether all learning rates are zero: a step moves nothing, and says nothing about the model."""
+        return isinstance(self.scale, float) and self.scale == 0
 
     def scaled(self, direction: Tensor) -> Tensor:
         """The step that learning rates make of a direction."""
@@ -136,7 +145,13 @@ class LocalModel:
             _refuse_non_finite(self.before)
 
     def solve(self, damping: float) -> Directions:
-        """Run the solver with this lambda, from what the last run has left; the preconditioner learns from it."""
+        """Run the solver with this lambda, from what the last run has left; the preconditioner learns from it.
+
+        Raises
+        ------
+        FloatingPointError
+            A product is not finite, and there is no iterate before it.
+        """
         method, ledger, operator = self._method, self.place.ledger, self.operator
         samples, before = self.place.samples.sizes[1], operator.count
         start = None
@@ -150,15 +165,47 @@ class LocalModel:
         operator.shift = damping
         with ledger.part("solve"):
             directions = method.solve(operator, self.gradient, start, M)
+            if start is not None and _came_to_nothing(directions):
+                # From where the start has led the product may overflow.
+                directions = method.solve(operator, self.gradient, None, M)
+            if _came_to_nothing(directions):
+                raise FloatingPointError(self._what_is_not_finite())
         method.preconditioning.learn(directions.iterations, directions.outcome)
         ledger.spend(self.kind, samples, operator.count - before)
         if directions.passes:
             ledger.spend("probe", round(samples * directions.passes))
         return directions
 
+    def _what_is_not_finite(self) -> str:
+        name = "Hessian" if self.kind == "hessian" else "Gauss-Newton matrix"
+        if bool(torch.isfinite(self.operator @ self.gradient).all()):
+            return (
+                f"loss, gradient and the {name} are finite, but the run of the solver overflows: compute in float64, "
+                "raise damping, or leave out the preconditioner. The parameters are as they were"
+            )
+        other = ", or take curvature='ggn'" if self.kind == "hessian" else ""
+        return (
+            f"loss and gradient are finite, but a product with the {name} is not: a second derivative is infinite or "
+            "NaN there (a square root, norm or power below 2 at zero?). Keep its argument away from there"
+            f"{other}. The parameters are as they were"
+        )
+
     def slope(self, step: Tensor) -> float:
         """``g.step``; not finite where an entry of the step is not."""
         return float(self.gradient.double() @ step.double())
+
+    def value_of(self, iterate: Candidate, step: Tensor) -> float:
+        """The model at the step that learning rates make of an iterate.
+
+        With one rate s for all entries ``q(s d) = s g.d + s^2 (q(d) - g.d)``; where groups differ it takes a product.
+        """
+        scale = self.place.scale
+        if scale is None or iterate.iteration == 0:
+            return iterate.value
+        if isinstance(scale, Tensor):
+            return self.value(step, iterate.damping)
+        slope = self.slope(iterate.step)
+        return scale * (slope + scale * (iterate.value - slope))
 
     def value(self, step: Tensor, damping: float | None = None) -> float:
         """The model at a step that is no iterate, with this lambda or that of the last run; it takes a product."""
@@ -181,6 +228,8 @@ class LocalModel:
     ) -> StepRecord:
         """What has happened up to now."""
         ledger, sizes = self.place.ledger, self.place.samples.sizes
+        if directions is not None and directions.shift is not None:
+            damping = directions.shift
         entries: dict[str, Any] = {
             "candidate": 0,
             "negative_curvature": directions is not None and directions.negative_curvature,
@@ -211,6 +260,10 @@ class LocalModel:
             seconds=ledger.seconds(),
             **entries,
         )
+
+
+def _came_to_nothing(directions: Directions) -> bool:
+    return directions.outcome is Outcome.NON_FINITE and directions.candidates[-1].iteration == 0
 
 
 def _refuse_non_finite(value: float) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from krylov.checks import finite_number, flag
+from krylov.checks import finite_number, flag, not_negative
+from krylov.torch.optim.groups import check_group, check_saved_groups
 from krylov.torch.optim.neumann_schedule import Clock, Timetable, momentum_range
+from krylov.torch.optim.neumann_state import check_buffers
 from krylov.torch.optim.neumann_update import (
     Bucket,
     Coefficients,
@@ -23,12 +25,15 @@ from krylov.torch.optim.neumann_update import (
     plain_step,
     update,
 )
+from krylov.torch.optim.tensors import entry, reading
 
 __all__ = ["Neumann", "NeumannStep"]
 
 _KEY = "neumann"
 # Attributes that torch does not know of.
 _OWN = ("_timetable", "_clock", "_training", "_alpha", "_beta", "_gamma", "last_step")
+# Options of groups.
+_OPTIONS = ("lr", "weight_decay")
 _DTYPES = (torch.float32, torch.float64)
 #: A factor that float32 parameters would not survive.
 _BEYOND = 1e30
@@ -154,8 +159,8 @@ class Neumann(Optimizer):
         self._timetable = Timetable(
             warmup_steps, reset_every, reset_growth, momentum_range(momentum), momentum_every
         )
-        self._alpha = _not_negative(alpha, "alpha")
-        self._beta = None if beta is None else _not_negative(beta, "beta")
+        self._alpha = not_negative(alpha, "alpha")
+        self._beta = None if beta is None else not_negative(beta, "beta")
         if not 0 <= finite_number(gamma, "gamma") < 1:
             raise ValueError(f"gamma must be at least 0 and below 1, got {gamma!r}")
         self._gamma = float(gamma)
@@ -249,15 +254,23 @@ class Neumann(Optimizer):
 
         Raises
         ------
-        KeyError, TypeError, ValueError
-            The state is that of another optimizer or of other parameters; nothing has changed then.
+        KeyError
+            The state is that of another optimizer.
+        ValueError
+            It is that of other parameters, or damaged; the message has the name of the entry. Nothing has changed then.
         """
         if _KEY not in state_dict:
             raise KeyError("this is not the state of a Neumann optimizer")
-        own = state_dict[_KEY]
-        clock, training = Clock.from_dict(own["clock"]), flag(own["training"], "training")
-        # torch takes tensors of the right dtype as they are, and two optimizers would share them.
-        super().load_state_dict(copy.deepcopy({k: v for k, v in state_dict.items() if k != _KEY}))
+        with reading("Neumann"):
+            own = entry(state_dict, _KEY, Mapping)
+            clock = Clock.from_dict(entry(own, "clock", Mapping))
+            training = flag(entry(own, "training", object), "training")
+            check_saved_groups(state_dict, _OPTIONS)
+            check_buffers(state_dict, [p for g in self.param_groups for p in g["params"]])
+            # torch takes tensors of the right dtype as they are, and two optimizers would share them.
+            super().load_state_dict(
+                copy.deepcopy({k: v for k, v in state_dict.items() if k != _KEY})
+            )
         self._clock, self._training = clock, training
 
     def __getstate__(self) -> dict[str, Any]:
@@ -307,8 +320,7 @@ class Neumann(Optimizer):
     def _buckets(self) -> list[Bucket]:
         found: dict[Any, Bucket] = {}
         for number, group in enumerate(self.param_groups):
-            lr = _not_negative(group["lr"], "lr")
-            decay = _not_negative(group["weight_decay"], "weight_decay")
+            lr, decay = (not_negative(group[name], name) for name in _OPTIONS)
             for parameter in group["params"]:
                 gradient = parameter.grad
                 if gradient is None:
@@ -364,18 +376,8 @@ class Neumann(Optimizer):
             yield mu, parameters, iterates
 
 
-def _not_negative(value: Any, name: str) -> float:
-    found = finite_number(value, name)
-    if found < 0:
-        raise ValueError(f"{name} must not be negative, got {value!r}")
-    return found
-
-
 def _check(group: dict[str, Any], number: int) -> None:
-    for name in ("lr", "weight_decay"):
-        _not_negative(group[name], name)
-    if not group["params"]:
-        raise ValueError(f"parameter group {number} is empty: give it parameters or leave it out")
+    check_group(group, number, _OPTIONS)
     for parameter in group["params"]:
         if parameter.dtype not in _DTYPES:
             raise TypeError(

@@ -7,16 +7,16 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
-from krylov.checks import choice, integer, number
+from krylov.checks import number
+from krylov.torch.optim.arguments import Arguments
 from krylov.torch.optim.damping import LevenbergMarquardt
 from krylov.torch.optim.directions import Solver
-from krylov.torch.optim.linesearch import LineSearch, check_line_search
+from krylov.torch.optim.linesearch import LineSearch
 from krylov.torch.optim.local_model import Memory, Place
 from krylov.torch.optim.model_solvers import make_truncated_solver
 from krylov.torch.optim.newton_step import NewtonMethod, newton_step
-from krylov.torch.optim.preconditioning import make_preconditioning
 from krylov.torch.optim.record import StepRecord
-from krylov.torch.optim.second_order import SecondOrder, check_warm_start
+from krylov.torch.optim.second_order import SecondOrder
 from krylov.torch.statistics import GradientStatistics
 
 __all__ = ["NewtonCG"]
@@ -86,6 +86,8 @@ class NewtonCG(SecondOrder):
     A fixed step may still lead to where the loss is not finite. The next step then raises FloatingPointError and leaves
     the parameters there, as it cannot tell a bad batch from a step too far; `kt.fit` keeps the best ones.
 
+    A rate of zero in all groups moves nothing: such a step is on record as not accepted, and damping stays as it is.
+
     Deviations from the printed algorithm: -g is the fallback for ``g.d >= 0``, where the paper prints ``g.d > tau``;
     runs end at negative curvature, which the textbook's conjugate gradients would pass without notice.
 
@@ -125,18 +127,25 @@ class NewtonCG(SecondOrder):
         allow_batch_norm: bool = False,
         seed: int = 0,
     ) -> None:
-        choice(curvature, "curvature", ("hessian", "ggn"))
-        choice(solver, "solver", ("cg", "flexible_cg", "bicgstab", "subspace"))
+        given = Arguments.checked(
+            ("hessian", "ggn"),
+            ("cg", "flexible_cg", "bicgstab", "subspace"),
+            curvature=curvature,
+            solver=solver,
+            preconditioner=preconditioner,
+            preconditioner_options=preconditioner_options,
+            damping=damping,
+            maxiter=maxiter,
+            warm_start=warm_start,
+            line_search=line_search,
+            seed=seed,
+        )
         if not 0 < number(tol, "tol") < 1:
             raise ValueError(f"tol must be in (0, 1), got {tol!r}")
-        maxiter, seed = integer(maxiter, "maxiter", 1), integer(seed, "seed", 0)
-        check_line_search(line_search)
-        rule = LevenbergMarquardt.of(damping)
-        if rule.judge == "length" and line_search is None:
+        if given.rule.judge == "length" and line_search is None:
             raise ValueError(
                 "damping judged by length needs a line search: give line_search=GridSearch()"
             )
-        warm_start = check_warm_start(warm_start)
         super().__init__(
             params,
             lr=lr,
@@ -146,28 +155,14 @@ class NewtonCG(SecondOrder):
         )
         self._method = NewtonMethod(
             curvature,
-            make_truncated_solver(solver, float(tol), maxiter),
-            make_preconditioning(
-                preconditioner,
-                preconditioner_options,
-                n=self._parameters.n,
-                dtype=self._parameters.dtype,
-                curvature=curvature,
-                solver=solver,
-                seed=seed,
-            ),
-            rule,
-            warm_start,
+            make_truncated_solver(solver, float(tol), given.maxiter),
+            given.preconditioning(self._parameters),
+            given.rule,
+            given.warm_start,
             isinstance(damping, LevenbergMarquardt),
             line_search,
         )
-        self._memory = Memory(rule.initial)
-
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group while the optimizer is being built; it must have parameters."""
-        super().add_param_group(param_group)
-        if not param_group["params"]:
-            raise ValueError("a parameter group is empty: leave it out")
+        self._memory = Memory(given.rule.initial)
 
     def _advance(
         self, memory: Memory, place: Place

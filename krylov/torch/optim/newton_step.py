@@ -11,7 +11,8 @@ the learning rate:
     tau     follows rho = (L(theta + lr d) - L(theta)) / q(lr d), where it is to be adapted
 
 With a fixed rate and a fixed tau no loss is evaluated beside that of the gradient. Otherwise the loss after the step is
-known, and a step to where it is not finite, or with an adapted tau to where it is not smaller, is rejected.
+known, and a step to where it is not finite, or with an adapted tau to where it is not smaller, is rejected. With a
+rate of zero nothing moves and nothing is judged; the run's result serves the next one all the same.
 
 [1] The paper prints ``g.d > tau`` for the fallback, which mixes up the damping with a bound that has the unit of the
 loss: directions that lead uphill by less than tau would be taken. Where groups have rates of their own, what is tested
@@ -47,22 +48,11 @@ class NewtonMethod(Method):
 
 @dataclass(frozen=True)
 class _Step:
-    """A step with its slope ``g.step``; `value` of the model there is NaN for a gradient step."""
+    """A step with its slope ``g.step``, and the iterate that it was made of; None for a gradient step."""
 
     step: Tensor
     slope: float
     iterate: Candidate | None
-
-    def value(self, model: LocalModel) -> float:
-        """The value of q; with one rate s for all entries ``q(s d) = s g.d + s^2 (q(d) - g.d)``."""
-        if self.iterate is None:
-            return math.nan
-        scale = model.place.scale
-        if isinstance(scale, Tensor):
-            return model.value(self.step)
-        if scale is None:
-            return self.iterate.value
-        return self.slope + scale * (scale * self.iterate.value - self.slope)
 
 
 def newton_step(
@@ -73,7 +63,7 @@ def newton_step(
     Raises
     ------
     FloatingPointError
-        The loss or its gradient is not finite, or the step overflows.
+        The loss, its gradient or a product is not finite, or the step overflows.
     """
     model = LocalModel(place, method, memory, cast(Curvature, method.curvature))
     damping = memory.damping
@@ -86,9 +76,11 @@ def newton_step(
     found = _downhill(model, directions.candidates[-1])
     rho, alpha, after = math.nan, 1.0, math.nan
     judged = place.samples.evaluation is not place.samples.gradient
-    if method.adapts or method.line_search is not None or judged:
+    if place.still:
+        alpha, after = 0.0, model.before
+    elif method.adapts or method.line_search is not None or judged:
         full = place.loss_after(found.step)
-        value = found.value(model)
+        value = math.nan if found.iterate is None else model.value_of(found.iterate, found.step)
         rho = (full - model.before) / value if value < 0 else math.nan
         alpha, after = _length(method, model, found, full)
         if method.adapts and not (alpha and value >= 0):  # else the model is not to blame
@@ -102,7 +94,7 @@ def newton_step(
             f"the step overflows: it is too long for {point.dtype}. Lower lr, raise damping, or give "
             "line_search=Armijo(). The parameters are as they were"
         )
-    goes_on = method.warm_start > 0 and alpha and found.iterate is not None
+    goes_on = method.warm_start > 0 and found.iterate is not None and (alpha or place.still)
     memory.direction = directions.candidates[-1].step if goes_on else None
     record = model.record(
         alpha=alpha,

@@ -50,6 +50,14 @@ class Objective:
         See `HessianOperator`.
     needs_outputs : bool
         Whether the closure must give outputs, even where this evaluation can do without.
+    differentiates : bool
+        Whether it is known that the closure takes derivatives itself, so that it must always be called with a graph.
+
+    Attributes
+    ----------
+    differentiates : bool
+        The same, with what has been learnt since: where nothing is known the first loss is tried without a graph, and
+        evaluated once more where that fails.
     """
 
     def __init__(
@@ -61,11 +69,12 @@ class Objective:
         randomness: Randomness,
         allow_batch_norm: bool,
         needs_outputs: bool = False,
+        differentiates: bool = False,
     ) -> None:
         self._closure, self.parameters, self._decay = closure, parameters, decay
         self._ledger, self._randomness = ledger, randomness
         self._allow_batch_norm, self._needs_outputs = allow_batch_norm, needs_outputs
-        self._differentiates = False
+        self.differentiates = differentiates
 
     def loss(self, batches: Batches) -> float:
         """At the present parameters, penalty included; NaN where it overflows."""
@@ -81,17 +90,18 @@ class Objective:
 
     def _value(self, batch: Any) -> Tensor:
         """The loss of one batch, without a graph where the closure can do without."""
-        if not self._differentiates:
+        if not self.differentiates:
             try:
                 with self._randomness(id(batch)), torch.no_grad():
                     return self._call(batch)[0].detach()
             except RuntimeError as error:
                 if _NO_GRAPH not in str(error):
                     raise
+                self._ledger.spend("loss", _count(batch))
         # It takes derivatives itself, by its inputs (the residuals of a differential equation).
         with self._randomness(id(batch)), torch.enable_grad():
             loss = self._call(batch)[0].detach()
-        self._differentiates = True
+        self.differentiates = True
         return loss
 
     def loss_at(self, point: Tensor, batches: Batches) -> float:

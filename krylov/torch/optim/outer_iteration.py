@@ -11,7 +11,7 @@ on the evaluation sample, g the gradient, B the curvature and lambda the damping
     theta         += alpha d
 
 A step with L(theta + d) >= L(theta) is rejected: lambda times 2, the next run starts from zero, and with `retries` it
-starts at once [2].
+starts at once [2]. Where all learning rates are zero nothing is tried, and lambda stays.
 
 [1] The sign printed by Sainath et al. is wrong: both differences are negative for a good step.
 [2] The paper goes on to the next gradient. The graph of this one is still there: trying again costs products only.
@@ -110,6 +110,14 @@ def outer_iteration(
         memory.direction, memory.met_negative, memory.rejected = None, False, True
         record = model.record(alpha=0.0, after=before, damping=memory.damping)
         return place.point, record, model.statistics
+    if place.still:
+        directions = model.solve(memory.damping)
+        memory.direction = _resumable(directions)
+        memory.met_negative = directions.negative_curvature
+        record = model.record(
+            alpha=0.0, after=before, damping=memory.damping, directions=directions
+        )
+        return place.point, record, model.statistics
     trial = _solve(method, memory, model)
     memory.met_negative = trial.negative_curvature
     alpha = trial.alpha
@@ -120,7 +128,7 @@ def outer_iteration(
     else:
         length = 0.0 if math.isnan(last.value) else alpha  # the model knows nothing of such a step
         memory.damping = method.damping.following(trial.damping, trial.rho, length)
-    memory.direction = last.step if alpha and last.iteration > 0 else None
+    memory.direction = _resumable(trial.directions) if alpha else None
     point = place.point + alpha * trial.step if alpha else place.point
     return point, _record(model, trial), model.statistics
 
@@ -136,8 +144,7 @@ def _solve(method: HessianFreeMethod, memory: HessianFreeMemory, model: LocalMod
         steps = [place.scaled(c.step) for c in directions.candidates]
         chosen, loss = backtrack(steps, place.loss_after)
         last = directions.candidates[-1]
-        scaled = place.scale is not None and last.iteration > 0
-        value = model.value(steps[-1], last.damping) if scaled else last.value
+        value = model.value_of(last, steps[-1])
         rho = (loss - before) / value if value < 0 else math.nan
         iteration, step = directions.candidates[chosen].iteration, steps[chosen]
         alpha, after = 0.0, before
@@ -153,6 +160,12 @@ def _solve(method: HessianFreeMethod, memory: HessianFreeMemory, model: LocalMod
     return trial
 
 
+def _resumable(directions: Directions) -> Tensor | None:
+    """What the next run may begin from."""
+    last = directions.candidates[-1]
+    return last.step if last.iteration > 0 else None
+
+
 def _along(place: Place, step: Tensor) -> Callable[[float], float]:
     return lambda alpha: place.loss_after(alpha * step)
 
@@ -162,19 +175,18 @@ def _escape(
 ) -> tuple[Tensor, float] | None:
     """A lower point along negative curvature, where the gradient says nothing."""
     place, operator = model.place, model.operator
-    scale = place.scale
     stuck = memory.rejected or model.norm <= _CALM * memory.largest_gradient
-    if method.escape is None or not stuck or memory.steps < memory.searched + _PATIENCE:
+    if method.escape is None or place.still or not stuck:
+        return None
+    if memory.steps < memory.searched + _PATIENCE:
         return None
     memory.searched = memory.steps
-    if isinstance(scale, float) and scale == 0:
-        return None
     curvature = place.samples.curvature
     if model.kind != "hessian":
         _, _, operator = place.objective.linearise(curvature, curvature, "hessian")
     operator.shift = 0.0
     before = operator.count
-    movable = scale != 0 if isinstance(scale, Tensor) else None
+    movable = place.scale != 0 if isinstance(place.scale, Tensor) else None
     with place.ledger.part("escape"):
         found = method.escape.search(
             operator,

@@ -161,9 +161,13 @@ class _Nystrom:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         _refuse_other(state, self.state_dict())
         saved = state["M"]
+        runs = [None if state[k] is None else integer(state[k], k, 0) for k in ("plain", "first")]
+        counts = [integer(state[k], k, 0) for k in ("age", "sketches", "rest")]
+        if saved is not None and runs[0] is None:
+            raise ValueError("plain of the state is missing, which a sketch is measured by")
         self._M = None if saved is None else NystromPreconditioner.from_state_dict(saved)
-        self._plain, self._first, self._rest = state["plain"], state["first"], state["rest"]
-        self._age, self._sketches = state["age"], state["sketches"]
+        self._plain, self._first = runs
+        self._age, self._sketches, self._rest = counts
 
     def __getstate__(self) -> State:
         M = None if self._M is None else self._M.state_dict()

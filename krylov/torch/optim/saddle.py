@@ -11,13 +11,12 @@ from torch import Tensor
 
 from krylov.ritz_probe import lowest_ritz
 from krylov.torch.curvature import CurvatureOperator
+from krylov.torch.optim.saddle_free import ROUNDING
 
 __all__ = ["Escape"]
 
 # Products of a search.
 _STEPS = 20
-# Curvature below this part of the largest is rounding, by the digits of the vectors.
-_ROUNDING = {torch.float32: 1e-5, torch.float64: 1e-10}
 _HALVINGS, _DOUBLINGS = 20, 20
 
 
@@ -56,7 +55,7 @@ class Escape:
         matrix = operator.to_scipy()
         start = rng.standard_normal(operator.shape[0]).astype(matrix.dtype)
         lowest = lowest_ritz(matrix, start, min(_STEPS, operator.shape[0]))
-        if lowest is None or not lowest.value < -_ROUNDING[operator.dtype] * lowest.scale:
+        if lowest is None or not lowest.value < -ROUNDING[operator.dtype] * lowest.scale:
             return None
         direction = torch.from_numpy(lowest.vector.astype(matrix.dtype)).to(gradient)
         if movable is not None:

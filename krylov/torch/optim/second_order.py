@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, replace
 from typing import Any, ClassVar
@@ -11,17 +11,18 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from krylov.checks import choice, finite_number, flag, integer
+from krylov.checks import choice, flag, integer, not_negative
 from krylov.torch.flatten import Parameters
 from krylov.torch.guards import Randomness
+from krylov.torch.optim.groups import check_group, check_saved_groups
 from krylov.torch.optim.local_model import Memory, Method, Place
 from krylov.torch.optim.objective import Objective
 from krylov.torch.optim.record import Ledger, StepRecord
 from krylov.torch.optim.samples import Samples
-from krylov.torch.optim.tensors import arrays_of, tensors_of
+from krylov.torch.optim.tensors import arrays_of, entry, reading, saved_tensor, tensors_of
 from krylov.torch.statistics import GradientStatistics
 
-__all__ = ["SecondOrder", "check_warm_start"]
+__all__ = ["SecondOrder"]
 
 # Attributes that torch does not know of.
 _OWN = (
@@ -33,14 +34,17 @@ _OWN = (
     "last_step",
     "last_statistics",
 )
+# Options of groups.
+_OPTIONS = ("lr", "weight_decay")
+# By the types of what is remembered: no number of these may be negative, but for the integers.
 _CHECKS: dict[str, Callable[[Any, str], Any]] = {
-    "float": finite_number,
+    "float": not_negative,
     "int": integer,
     "bool": flag,
 }
 
 
-class SecondOrder(Optimizer):
+class SecondOrder(Optimizer, ABC):
     """An optimizer whose steps come from a quadratic model.
 
     A subclass makes its ``_method`` and its ``_memory``, and takes a step in ``_advance``.
@@ -87,15 +91,19 @@ class SecondOrder(Optimizer):
         return self._memory.damping
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group; only while the optimizer is being built, since the vectors have one length."""
+        """Add a group; only while the optimizer is being built, since the vectors have one length.
+
+        Raises
+        ------
+        TypeError, ValueError
+            It is empty, or has a negative rate.
+        """
         if hasattr(self, "_parameters"):
             raise RuntimeError(
                 f"{type(self).__name__} cannot take further parameters: build a new optimizer"
             )
         super().add_param_group(param_group)
-        for name in ("lr", "weight_decay"):
-            if not finite_number(param_group[name], name) >= 0:
-                raise ValueError(f"{name} must not be negative, got {param_group[name]!r}")
+        check_group(self.param_groups[-1], len(self.param_groups) - 1, _OPTIONS)
 
     def step(  # type: ignore[override]
         self,
@@ -125,7 +133,8 @@ class SecondOrder(Optimizer):
         Raises
         ------
         FloatingPointError
-            The loss or its gradient is not finite to begin with; the parameters stay as they are.
+            The loss, its gradient or a product with the curvature is not finite to begin with; the parameters stay as
+            they are.
         RuntimeError, TypeError, ValueError
             What the closure gives cannot be differentiated twice, with the cure; see `HessianOperator`.
 
@@ -160,12 +169,14 @@ class SecondOrder(Optimizer):
             self._randomness,
             self._allow_batch_norm,
             needs_outputs=self._method.curvature != "hessian",
+            differentiates=self._memory.differentiates,
         )
         memory = replace(self._memory)
         place = Place(objective, ledger, samples, parameters.read(), self._scale())
         point, record, statistics = self._advance(memory, place)
         if record.accepted:
             parameters.write(point)
+        memory.differentiates = objective.differentiates
         self._memory, self.last_step, self.last_statistics = memory, record, statistics
         return torch.tensor(record.loss_before, dtype=parameters.dtype)
 
@@ -191,24 +202,25 @@ class SecondOrder(Optimizer):
 
         Raises
         ------
-        KeyError, TypeError, ValueError
-            The state is that of another optimizer, of other parameters, or damaged; nothing has changed then.
+        KeyError
+            The state is that of another optimizer.
+        ValueError
+            It is that of other parameters, or damaged; the message has the name of the entry. Nothing has changed then.
         """
         if self._key not in state_dict:
             raise KeyError(f"this is not the state of a {type(self).__name__} optimizer")
-        extra = arrays_of(state_dict[self._key])
-        if missing := {"memory", "preconditioning"} - extra.keys():
-            raise ValueError(
-                f"the state of {type(self).__name__} has no {', '.join(sorted(missing))}"
-            )
-        memory = self._restored(extra["memory"])
-        before = super().state_dict()
-        super().load_state_dict({k: v for k, v in state_dict.items() if k != self._key})
-        try:
-            self._method.preconditioning.load_state_dict(extra["preconditioning"])
-        except BaseException:
-            super().load_state_dict(before)
-            raise
+        with reading(type(self).__name__):
+            extra = arrays_of(entry(state_dict, self._key, Mapping))
+            memory = self._restored(entry(extra, "memory", Mapping))
+            preconditioning = entry(extra, "preconditioning", Mapping)
+            check_saved_groups(state_dict, _OPTIONS)
+            before = super().state_dict()
+            super().load_state_dict({k: v for k, v in state_dict.items() if k != self._key})
+            try:
+                self._method.preconditioning.load_state_dict(preconditioning)
+            except BaseException:
+                super().load_state_dict(before)
+                raise
         self._memory = memory
 
     def _restored(self, saved: Mapping[str, Any]) -> Memory:
@@ -220,18 +232,12 @@ class SecondOrder(Optimizer):
         memory = kind(**saved)
         for field in fields(kind):
             if check := _CHECKS.get(str(field.type)):
-                check(getattr(memory, field.name), field.name)
+                setattr(memory, field.name, check(getattr(memory, field.name), field.name))
         integer(memory.steps, "steps", 0)
         if memory.direction is not None:
-            if not isinstance(memory.direction, Tensor):
-                raise TypeError(
-                    f"direction must be a tensor, not {type(memory.direction).__name__}"
-                )
-            if memory.direction.shape != (parameters.n,):
-                raise ValueError(
-                    f"the state has {memory.direction.numel()} parameters, this optimizer {parameters.n}"
-                )
-            memory.direction = memory.direction.to(parameters.device, parameters.dtype)
+            memory.direction = saved_tensor(memory.direction, "direction", (parameters.n,)).to(
+                parameters.device, parameters.dtype
+            )
         return memory
 
     def __getstate__(self) -> dict[str, Any]:
@@ -239,8 +245,14 @@ class SecondOrder(Optimizer):
         return {**super().__getstate__(), **{k: self.__dict__[k] for k in _OWN}}
 
     def _of_groups(self, name: str) -> dict[int, float]:
-        """A group option for each tensor, by its ``id``."""
-        return {id(p): float(g[name]) for g in self.param_groups for p in g["params"]}
+        """A group option for each tensor that is trained, by its ``id``."""
+        trained = {id(tensor) for tensor in self._parameters.tensors}
+        return {
+            id(p): not_negative(g[name], name)
+            for g in self.param_groups
+            for p in g["params"]
+            if id(p) in trained
+        }
 
     def _scale(self) -> float | Tensor | None:
         """Learning rates: one number for all entries where they agree, None where it is 1."""
@@ -249,10 +261,3 @@ class SecondOrder(Optimizer):
         if others:
             return self._parameters.spread(rates)
         return None if first == 1 else first
-
-
-def check_warm_start(value: Any) -> float:
-    """A share between 0 and 1."""
-    if not 0 <= finite_number(value, "warm_start") <= 1:
-        raise ValueError(f"warm_start must be between 0 and 1, got {value!r}")
-    return float(value)

@@ -13,11 +13,10 @@ from torch import Tensor
 from krylov.outcome import Outcome
 from krylov.torch.curvature import CurvatureOperator
 from krylov.torch.optim.directions import Candidate, Directions
+from krylov.torch.optim.saddle_free import ROUNDING, saddle_free
 
 __all__ = ["SubspaceSolver"]
 
-# Curvature below this part of the largest is rounding, by the digits of the vectors.
-_ROUNDING = {torch.float32: 1e-5, torch.float64: 1e-10}
 # Candidates: lambda times powers of three, from the shortest step to the longest.
 _FACTORS = (9.0, 3.0, 1.0, 1 / 3, 1 / 9)
 
@@ -135,21 +134,15 @@ class _Subspace:
         negative = False
         if self.iterations:
             t, U = torch.linalg.eigh(self.T)
-            negative = bool(t[0] < -_ROUNDING[self.Q.dtype] * t.abs().max())
+            negative = bool(t[0] < -ROUNDING[self.Q.dtype] * t.abs().max())
             c = U.T @ self.g
             for factor in factors:
-                y, value = self._step(t, c, factor * damping)
+                y, value = saddle_free(t, c, factor * damping, torch.finfo(self.Q.dtype).eps)
                 step = (U @ y).to(self.Q) @ self.Q
                 if bool(torch.isfinite(step).all()):
                     kept.append(Candidate(self.iterations, step, value, factor * damping))
         steepest = Candidate(0, -self.gradient, math.nan)
         return Directions(kept or [steepest], self.outcome, self.iterations, negative)
-
-    def _step(self, t: Tensor, c: Tensor, damping: float) -> tuple[Tensor, float]:
-        """Eigenvector coordinates of d(lambda), and the value of the model with this lambda there."""
-        least = torch.finfo(self.Q.dtype).eps * t.abs().max()
-        y = -c / (t.abs().clamp_min(least) + damping)
-        return y, float(c @ y + y @ ((t + damping) * y) / 2)
 
 
 @dataclass(frozen=True)
