@@ -162,8 +162,8 @@ def _bayesian() -> dict[str, Entry]:
 
 def _autoencoder() -> dict[str, Entry]:
     return {
-        "SGD": Entry(sgd, _rates((1e-4, 3e-4, 1e-3), (128,))),
-        "Adam": Entry(adam, _rates((1e-3, 3e-3, 0.01), (128,))),
+        "SGD": Entry(sgd, _rates((3e-4, 1e-3, 3e-3), (128,))),
+        "Adam": Entry(adam, _rates((3e-3, 0.01, 0.03), (128,))),
         "torch LBFGS": _lbfgs(_ALL, 2000, histories=(20,)),
         "HessianFree": Entry(
             hessian_free,
@@ -184,7 +184,7 @@ def _autoencoder() -> dict[str, Entry]:
                 },
             },
         ),
-        "Neumann": Entry(neumann, _rates((1e-4, 3e-4, 1e-3), (128,))),
+        "Neumann": Entry(neumann, _rates((3e-4, 1e-3, 3e-3), (128,))),
     }
 
 
