@@ -125,12 +125,12 @@ def make_optimizer(settings: Settings, model: nn.Module, count: int) -> torch.op
     if settings.optimizer == "adam":
         return torch.optim.Adam(parameters, lr=lr, weight_decay=settings.weight_decay)
     if settings.optimizer == "neumann":
-        epoch = math.ceil(count / (settings.batch or MINI_BATCH))
+        warmup, reset = _epochs(settings, count)
         return Neumann(
             parameters,
             lr,
-            warmup_steps=settings.warmup * epoch,
-            reset_every=settings.reset * epoch,
+            warmup_steps=warmup,
+            reset_every=reset,
             weight_decay=settings.weight_decay,
         )
     if settings.optimizer == "sgd":
@@ -140,6 +140,17 @@ def make_optimizer(settings: Settings, model: nn.Module, count: int) -> torch.op
     return torch.optim.LBFGS(
         parameters, lr=lr, max_iter=settings.inner or 10, line_search_fn="strong_wolfe"
     )
+
+
+def _epochs(settings: Settings, count: int) -> tuple[int, int]:
+    """Steps of the epochs of warm-up, and of those from there to the first reset; epochs may grow by a schedule."""
+    schedule = make_schedules(settings, count).get("gradient_schedule", FixedSize(count))
+    steps = []
+    for _ in range(settings.warmup + settings.reset):
+        steps.append(math.ceil(min(schedule.size, count) / (settings.batch or MINI_BATCH)))
+        if not schedule.needs_statistics:  # else `fit` will refuse it
+            schedule.update()
+    return sum(steps[: settings.warmup]), sum(steps[settings.warmup :])
 
 
 def _second_order(settings: Settings) -> dict[str, Any]:

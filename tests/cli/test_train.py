@@ -111,6 +111,19 @@ def parameters(folder):
     return list(torch.load(folder / "model.pt", weights_only=True).values())
 
 
+@pytest.mark.parametrize(
+    ("samples", "warmup", "reset"),
+    [("all", 4, 8), ("24", 2, 4), ("geometric:16:2", 1, 2 + 4), ("1000", 4, 8)],
+)
+def test_epochs_of_neumann_are_those_of_its_samples(train, tmp_path, samples, warmup, reset):
+    """64 samples of which some are taken, in mini-batches of 16: an epoch of warm-up, and two to the reset."""
+    options = ("--optimizer", "neumann", "--batch", 16, "--warmup", 1, "--reset", 2)
+    done(train(*options, "--gradient-samples", samples, "--steps", 3))
+    state = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
+    clock = {"step": warmup + reset, "inner": reset, "length": reset}
+    assert state["optimizer"]["neumann"]["clock"] == clock
+
+
 def test_resume_continues_with_its_own_settings(train, tmp_path):
     done(train("--steps", "2", "--damping", "0.1", "--precond", "ritz", "--precond-size", "3"))
     done(train("--resume", "--steps", "4", data=False))
