@@ -106,6 +106,10 @@ def fit(
     spectrum : SpectrumTracker
         Extreme eigenvalues of the curvature, of a mini-batch of the training samples, for the records. Their cost is in
         their own entry and not among that of training.
+    scheduler : torch.optim.lr_scheduler.LRScheduler or callable
+        Changes the learning rates after each outer iteration, as after an epoch; a scheduler of the optimizer, or
+        ``scheduler(optimizer)``, which makes one. ``ReduceLROnPlateau`` is given the held-out loss (training loss where
+        nothing is held out).
     progress : bool
         Show a bar if stderr is a terminal.
 
