@@ -58,11 +58,12 @@ def fit(
         Where it lives, data are copied to. Its modules stay in the mode in which they are, training or evaluation.
     loss : callable
         ``loss(outputs, targets)``, the mean over the samples of a batch.
-    data : pair of tensors, TensorDataset or Data
-        Inputs and targets to train on, or what `load_data` returns, with its held-out samples.
+    data : pair of tensors, Dataset or Data
+        Inputs and targets to train on, or what `load_data` returns, with its held-out samples. Of a map-style dataset
+        each item, a pair, is read once: all of them must fit into memory, and transforms draw random numbers once.
     optimizer : Optimizer, optional
         Of the model's parameters; by default `HessianFree`.
-    held_out : pair of tensors or TensorDataset, optional
+    held_out : pair of tensors or Dataset, optional
         Samples that the best parameters are chosen by.
     groups : Tensor, optional
         The group of each training sample; samples then consist of whole groups. See `Sampler`.
