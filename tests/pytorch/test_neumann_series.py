@@ -152,6 +152,29 @@ def test_a_series_that_diverges_again_is_an_error_and_changes_nothing():
     assert optimizer.last_step is None
 
 
+def test_a_product_that_is_not_finite_is_an_error_and_changes_nothing():
+    problem = Quadratic(symmetric(np.linspace(0.5, 2, N)))
+    optimizer = kt.NeumannSeries([problem.w], spectrum_every=1000)
+    optimizer.step(problem)
+    before = problem.w.detach().clone()
+    with pytest.raises(FloatingPointError, match="product with the curvature is not finite"):
+        # The second derivative of |x|^1.5 at zero is infinite, the first is zero.
+        optimizer.step(lambda: problem() + (problem.w - before).abs().pow(1.5).sum())
+    assert torch.equal(problem.w, before)
+    assert optimizer.last_step.step == 1
+
+
+def test_a_concave_loss_is_convexified_too():
+    problem = Quadratic(-symmetric(np.linspace(0.5, 2, N)))
+    before = float(problem().detach())
+    optimizer = kt.NeumannSeries([problem.w], iterations=5, k=N)
+    optimizer.step(problem)
+    step = optimizer.last_step
+    assert (step.lambda_min, step.lambda_max) == pytest.approx((-2, -0.5))
+    assert optimizer.damping == pytest.approx(2)
+    assert float(problem().detach()) < before
+
+
 def test_a_saved_series_goes_on_bit_for_bit():
     def built():
         problem = classifier()
@@ -243,7 +266,7 @@ def test_damaged_states_are_refused():
     optimizer = kt.NeumannSeries(problem.parameters)
     optimizer.step(lambda: problem.closure()[0])
     state, before = optimizer.state_dict(), repr(optimizer.state_dict())
-    for change in ({"lambda_max": NAN}, {"direction": torch.ones(3)}, {"measured": "never"}):
+    for change in ({"largest": NAN}, {"direction": torch.ones(3)}, {"measured": "never"}):
         memory = {**state["neumann_series"]["memory"], **change}
         with pytest.raises((TypeError, ValueError)):
             optimizer.load_state_dict(

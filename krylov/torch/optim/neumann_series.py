@@ -222,11 +222,12 @@ class NeumannSeries(SecondOrder):
         solver = replace(self._method.solve, memory=memory)
         point, record, statistics = newton_step(replace(self._method, solve=solver), memory, place)
         memory.direction = solver.start
+        smallest, largest = memory.spectrum
         known = {
             **vars(record),
             "damping": memory.damping,
-            "lambda_max": memory.lambda_max,
-            "lambda_min": memory.lambda_min,
+            "lambda_max": largest,
+            "lambda_min": smallest,
             "measurements": solver.measurements,
         }
         return point, NeumannSeriesStep(**known), statistics

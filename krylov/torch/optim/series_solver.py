@@ -14,6 +14,7 @@ gives d / mu.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,19 +37,26 @@ _GROWTH = 1.01
 
 @dataclass
 class SeriesMemory(Memory):
-    """What one step leaves for the next; `direction` is the start of the next run of Lanczos' method.
+    """What one step leaves for the next.
+
+    `damping` is the shift, and `direction` the start of the next run of Lanczos' method.
 
     Attributes
     ----------
-    lambda_max, lambda_min : float
-        The spectrum as last measured; `damping` is the shift that follows from it.
+    largest, smallest : float
+        Eigenvalues of ``H + shift I`` as last measured, neither of them negative.
     measured : int
         Step that did; -1 before the first.
     """
 
-    lambda_max: float = 0.0
-    lambda_min: float = 0.0
+    largest: float = 0.0
+    smallest: float = 0.0
     measured: int = -1
+
+    @property
+    def spectrum(self) -> tuple[float, float]:
+        """lambda_min and lambda_max of H."""
+        return self.smallest - self.damping, self.largest - self.damping
 
 
 @dataclass
@@ -97,10 +105,11 @@ class SeriesSolver:
             self._measure(operator, self._suspects(operator, gradient, _last(result).step))
             result = self._sum(operator, gradient)
             if _grows(result):
+                low, high = memory.spectrum
                 raise FloatingPointError(
                     f"the Neumann series diverges: its residual grows from {result.residual_norms.min():.3g} to "
-                    f"{result.residual_norm:.3g} with a spectrum that was measured anew as {memory.lambda_min:.3g} to "
-                    f"{memory.lambda_max:.3g}. Raise k, or lower iterations. The parameters are as they were"
+                    f"{result.residual_norm:.3g}, with a spectrum that was measured anew, {low:.3g} to {high:.3g}. "
+                    "Raise k, or lower iterations. The parameters are as they were"
                 )
         return Directions(
             [_last(result)], result.outcome, result.niter, result.direction_curvature < 0
@@ -118,7 +127,7 @@ class SeriesSolver:
         low, high = (torch.from_numpy(v).to(operator.device, operator.dtype) for v in found.vectors)
         # Both ends stand out in the sum; they are one vector, of either sign, where H is a multiple of I.
         self.start = low + high if float((low @ high).abs()) < 0.5 else high
-        memory.lambda_max, memory.lambda_min = found.max, found.min
+        memory.largest, memory.smallest = found.max + shift, max(0.0, found.min + shift)
         memory.damping, memory.measured = shift, memory.steps
 
     def _sum(self, operator: CurvatureOperator, gradient: Tensor) -> SolveResult:
@@ -127,7 +136,7 @@ class SeriesSolver:
         return neumann(
             operator,
             -gradient,
-            scale=1 / (memory.damping + memory.lambda_max),
+            scale=1 / memory.largest,
             rtol=0.0,
             maxiter=self.terms,
             stop=FixedIterations(self.terms),  # else the last residual is verified, for a product
@@ -152,5 +161,7 @@ def _grows(result: SolveResult) -> bool:
 
 def _last(result: SolveResult) -> Candidate:
     """The final iterate; `SolveResult.x` would be the one with the smallest residual."""
+    if not result.candidates:  # the first product is not finite
+        return Candidate(0, result.x, math.nan)
     iteration, x, value, _ = result.candidates[-1]
     return Candidate(iteration, x, value)
