@@ -90,7 +90,7 @@ def lanczos(
     return _tridiagonalise(operand, k, _start(operand, v0, seed), reorthogonalize == "full")[0]
 
 
-def extremal_eigenvalues(A: Any, k: int = 10, *, vectors: bool = False) -> Extremes:
+def extremal_eigenvalues(A: Any, k: int = 10, v0: Any = None, *, vectors: bool = False) -> Extremes:
     """Smallest and largest eigenvalue of a Hermitian operator from about 2 k products.
 
     The largest comes from k steps of Lanczos; the smallest from k more on ``lambda_max I - A``, whose largest it is,
@@ -102,6 +102,9 @@ def extremal_eigenvalues(A: Any, k: int = 10, *, vectors: bool = False) -> Extre
         Hermitian operator.
     k : int
         Steps of each run.
+    v0 : array of shape (n,), optional
+        Start of the first run; random by default. Where A has changed little since the last call, the sum of the two
+        vectors that this returned.
     vectors : bool
         Whether to return the eigenvectors too.
 
@@ -119,8 +122,8 @@ def extremal_eigenvalues(A: Any, k: int = 10, *, vectors: bool = False) -> Extre
         raise ValueError(
             "a callable A has no shape: wrap it as a scipy.sparse.linalg.LinearOperator"
         )
-    operand = _operand(A, None)
-    first, basis = _tridiagonalise(operand, k, _start(operand, None, None), True)
+    operand = _operand(A, v0)
+    first, basis = _tridiagonalise(operand, k, _start(operand, v0, None), True)
     largest = float(first.ritz_values[-1])
     bottom, top = _ritz_vector(first, basis, 0), _ritz_vector(first, basis, -1)
 
@@ -239,4 +242,4 @@ def _ritz(run: _core.Run) -> LanczosResult:
 def _ritz_vector(result: LanczosResult, basis: list[Any], index: int) -> Any:
     _, vectors = scipy.linalg.eigh_tridiagonal(result.alpha, result.beta[:-1])
     vector = sum(c * v for c, v in zip(vectors[:, index], basis, strict=False))
-    return vector / np.linalg.norm(vector)
+    return (vector / np.linalg.norm(vector)).astype(basis[0].dtype)

@@ -24,7 +24,7 @@ from krylov.cli.train_parts import (
     make_tracker,
 )
 from krylov.cli.train_settings import Settings
-from krylov.torch.training import CheckpointError, History, NonFiniteLoss
+from krylov.torch.training import History
 from krylov.torch.training.checkpoint import replace_file
 from krylov.torch.training.fit import prepare
 from krylov.torch.training.measure import error_rate, measure
@@ -109,7 +109,7 @@ def _refusals() -> Iterator[None]:
         yield
     except (ValueError, TypeError, ImportError) as error:
         raise InputError(str(error)) from error
-    except (CheckpointError, NonFiniteLoss) as error:
+    except RuntimeError as error:  # no room, on disk or in memory; a loss that is not finite
         raise click.ClickException(" ".join(str(error).split())) from error
 
 

@@ -87,9 +87,9 @@ _SETTINGS: list[tuple[str, Any, Any, str]] = [
     ),
     (
         "--solver",
-        _choice("flexible_cg", "cg", "bicgstab", "subspace"),
+        _choice("flexible_cg", "cg", "bicgstab", "subspace", "dense"),
         "flexible_cg",
-        "hf, newton_cg: the linear solver.",
+        "hf, newton_cg: the linear solver; dense: hf's exact steps for small networks.",
     ),
     (
         "--precond",
@@ -100,7 +100,12 @@ _SETTINGS: list[tuple[str, Any, Any, str]] = [
     ("--precond-size", _COUNT, None, "Pairs or vectors that it keeps."),
     ("--damping", _NOT_NEGATIVE, 1.0, "hf, newton_cg: lambda of the first step."),
     ("--damping-rule", _choice("fixed", "adapted"), "fixed", "newton_cg; hf always adapts it."),
-    ("--line-search", _choice("none", "armijo"), "none", "newton_cg; hf always has Armijo's."),
+    (
+        "--line-search",
+        _choice("none", "armijo", "grid"),
+        "none",
+        "hf, newton_cg; hf has Armijo's unless it is grid: the best of the lengths 1, 1/2, 1/4 ...",
+    ),
     (
         "--tol",
         click.FloatRange(min=0, max=1, min_open=True, max_open=True),

@@ -12,7 +12,7 @@ from torch import nn
 from krylov.cli.train_settings import Settings
 from krylov.torch.optim.damping import LevenbergMarquardt
 from krylov.torch.optim.hessian_free import HessianFree
-from krylov.torch.optim.linesearch import Armijo
+from krylov.torch.optim.linesearch import Armijo, GridSearch
 from krylov.torch.optim.neumann import Neumann
 from krylov.torch.optim.newton_cg import NewtonCG
 from krylov.torch.schedules import (
@@ -39,6 +39,7 @@ __all__ = [
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 _SIZES = {"mlp": (128, 64), "autoencoder": (128, 64, 16), "cnn": (16, 32)}
 _RATES = {"adam": 1e-3, "sgd": 0.1, "lbfgs": 1.0, "neumann": 0.1}
+_LINE_SEARCHES = {"none": None, "armijo": Armijo(), "grid": GridSearch()}
 _SCHEDULES = {
     "geometric": (GeometricSchedule, "geometric:INITIAL:FACTOR"),
     "variance": (VarianceSchedule, "variance:INITIAL:THETA"),
@@ -118,19 +119,18 @@ def make_optimizer(settings: Settings, model: nn.Module, count: int) -> torch.op
             maxiter=settings.inner or 10,
             tol=settings.tol,
             damping=LevenbergMarquardt(settings.damping) if adapts else settings.damping,
-            line_search=Armijo() if settings.line_search == "armijo" else None,
             **_second_order(settings),
         )
     lr = _RATES[settings.optimizer] if settings.lr is None else settings.lr
     if settings.optimizer == "adam":
         return torch.optim.Adam(parameters, lr=lr, weight_decay=settings.weight_decay)
     if settings.optimizer == "neumann":
-        epoch = math.ceil(count / (settings.batch or MINI_BATCH))
+        warmup, reset = _epochs(settings, count)
         return Neumann(
             parameters,
             lr,
-            warmup_steps=settings.warmup * epoch,
-            reset_every=settings.reset * epoch,
+            warmup_steps=warmup,
+            reset_every=reset,
             weight_decay=settings.weight_decay,
         )
     if settings.optimizer == "sgd":
@@ -140,6 +140,17 @@ def make_optimizer(settings: Settings, model: nn.Module, count: int) -> torch.op
     return torch.optim.LBFGS(
         parameters, lr=lr, max_iter=settings.inner or 10, line_search_fn="strong_wolfe"
     )
+
+
+def _epochs(settings: Settings, count: int) -> tuple[int, int]:
+    """Steps of the epochs of warm-up, and of those from there to the first reset; epochs may grow by a schedule."""
+    schedule = make_schedules(settings, count).get("gradient_schedule", FixedSize(count))
+    steps = []
+    for _ in range(settings.warmup + settings.reset):
+        steps.append(math.ceil(min(schedule.size, count) / (settings.batch or MINI_BATCH)))
+        if not schedule.needs_statistics:  # else `fit` will refuse it
+            schedule.update()
+    return sum(steps[: settings.warmup]), sum(steps[settings.warmup :])
 
 
 def _second_order(settings: Settings) -> dict[str, Any]:
@@ -152,6 +163,7 @@ def _second_order(settings: Settings) -> dict[str, Any]:
         "weight_decay": settings.weight_decay,
         "curvature": settings.curvature,
         "solver": settings.solver,
+        "line_search": _LINE_SEARCHES[settings.line_search],
         "preconditioner": None if settings.precond == "none" else settings.precond,
         "preconditioner_options": {} if size is None else {"m": size},
         "seed": settings.seed,

@@ -25,7 +25,9 @@ from krylov.torch.optim.record import Ledger
 __all__ = ["SpectrumRecord", "SpectrumTracker", "extremes_of"]
 
 
-def extremes_of(operator: CurvatureOperator, k: int) -> Extremes:
+def extremes_of(
+    operator: CurvatureOperator, k: int, v0: Any = None, *, vectors: bool = False
+) -> Extremes:
     """`krylov.extremal_eigenvalues` of an operator on parameters, by about 2 k products.
 
     Raises
@@ -34,7 +36,9 @@ def extremes_of(operator: CurvatureOperator, k: int) -> Extremes:
         A product is not finite.
     """
     try:
-        return extremal_eigenvalues(operator.to_scipy(), min(k, operator.shape[0]))
+        return extremal_eigenvalues(
+            operator.to_scipy(), min(k, operator.shape[0]), v0, vectors=vectors
+        )
     except ValueError as error:
         raise FloatingPointError(
             "a product with the curvature is not finite: the parameters have diverged, or the loss overflows"

@@ -66,6 +66,8 @@ def refused(result, *words):
             "fresh",
         ),
         ("--optimizer", "newton_cg", "--line-search", "armijo", "--tol", 0.3, "--batch", 32),
+        ("--solver", "dense", "--line-search", "grid", "--damping", 0.01),
+        ("--optimizer", "newton_cg", "--line-search", "grid"),
         (
             *("--optimizer", "newton_cg", "--damping-rule", "adapted", "--curvature", "hessian"),
             *("--solver", "cg", "--precond", "jacobi", "--inner", 5),
@@ -109,6 +111,19 @@ def test_json(train):
 
 def parameters(folder):
     return list(torch.load(folder / "model.pt", weights_only=True).values())
+
+
+@pytest.mark.parametrize(
+    ("samples", "warmup", "reset"),
+    [("all", 4, 8), ("24", 2, 4), ("geometric:16:2", 1, 2 + 4), ("1000", 4, 8)],
+)
+def test_epochs_of_neumann_are_those_of_its_samples(train, tmp_path, samples, warmup, reset):
+    """64 samples of which some are taken, in mini-batches of 16: an epoch of warm-up, and two to the reset."""
+    options = ("--optimizer", "neumann", "--batch", 16, "--warmup", 1, "--reset", 2)
+    done(train(*options, "--gradient-samples", samples, "--steps", 3))
+    state = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
+    clock = {"step": warmup + reset, "inner": reset, "length": reset}
+    assert state["optimizer"]["neumann"]["clock"] == clock
 
 
 def test_resume_continues_with_its_own_settings(train, tmp_path):
@@ -183,6 +198,11 @@ def test_damaged_checkpoint(train, tmp_path):
         (("--curvature", "hybrid", "--optimizer", "newton_cg"), "hessian, ggn"),
         (("--tol", "1", "--optimizer", "newton_cg"), "--tol"),
         (("--gradient-samples", "variance:10:0.5", "--optimizer", "adam"), "needs HessianFree"),
+        (("--gradient-samples", "variance:9:0.5", "--optimizer", "neumann"), "needs HessianFree"),
+        (("--solver", "dense", "--curvature", "hessian"), "positive semidefinite"),
+        (("--solver", "dense", "--precond", "ritz"), "takes no preconditioner"),
+        (("--solver", "dense", "--inner", "3"), "takes no stop"),
+        (("--solver", "dense", "--optimizer", "newton_cg"), "cg, flexible_cg"),
         (("--evaluation", "held_out", "--held-out", "0"), "needs held_out"),
         (("--precond-size", "3"), "--precond-size"),
         (("--sizes", "0"), "positive sizes"),
@@ -238,6 +258,30 @@ def test_diverging_run_fails_with_the_last_good_state(train, tmp_path):
     assert result.exit_code == 1
     assert "lower the learning rate" in result.stderr
     assert torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["step"] >= 0
+
+
+def test_dense_steps_and_the_grid_are_those_of_the_options(train, tmp_path):
+    """Steps are exact, and one that Armijo's rule would reject is shortened instead."""
+    options = ("--solver", "dense", "--damping", "1e-6", "--steps", "6")
+    done(train(*options, "--line-search", "grid", out="grid"))
+    done(train(*options, out="armijo"))
+    grid, armijo = (
+        [record["optimizer"] for record in read_json_lines(tmp_path / name / "log.jsonl")[1:]]
+        for name in ("grid", "armijo")
+    )
+    assert all(step["products"] == 0 and step["iterations"] == 1 for step in grid)
+    assert any(step["rho"] is not None and step["rho"] < 0 and step["accepted"] for step in grid)
+    assert not any(
+        step["rho"] is not None and step["rho"] < 0 and step["accepted"] for step in armijo
+    )
+
+
+def test_a_network_too_large_for_dense_steps_is_told(train, monkeypatch):
+    monkeypatch.setattr("krylov.torch.optim.dense.available_bytes", lambda device: 1000)
+    result = train("--solver", "dense")
+    assert result.exit_code == 1
+    assert "solver='dense' would need" in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 def test_ctrl_c_ends_the_iteration_and_resumes(table, tmp_path):

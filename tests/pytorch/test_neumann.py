@@ -15,7 +15,6 @@ torch = pytest.importorskip("torch")
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import classifier
 from neumann_reference import neumann_run
 from torch import nn
 
@@ -584,62 +583,3 @@ def test_estimated_rates_are_those_of_the_spectrum():
     assert (positive.lr, positive.momentum) == pytest.approx((1, 1))
     with pytest.raises(ValueError, match="no rate"):
         kt.neumann_rate(kt.HessianOperator(lambda: -(w @ w), [w]))
-
-
-def test_the_series_converges_to_newtons_step():
-    A, _ = quadratic()
-    A, b, start = A + np.eye(N), np.ones(N), np.linspace(-1, 1, N)
-    parts = [nn.Parameter(torch.from_numpy(part.copy())) for part in (start[:4], start[4:])]
-    matrix, vector = torch.from_numpy(A), torch.from_numpy(b)
-
-    def closure():
-        w = torch.cat(parts)
-        return w @ matrix @ w / 2 - vector @ w
-
-    optimizer = kt.NeumannSeries(
-        [{"params": parts[:1], "lr": 0.5}, {"params": parts[1:]}], iterations=200
-    )
-    before = closure()
-    assert optimizer.step(closure) == before
-    found = (read(parts) - start) / np.r_[np.full(4, 0.5), np.ones(N - 4)]
-    np.testing.assert_allclose(found, np.linalg.solve(A, b - A @ start), rtol=1e-8)
-
-
-def test_a_saved_series_goes_on_bit_for_bit():
-    def built():
-        problem = classifier()
-        return problem, kt.NeumannSeries(problem.parameters, iterations=4, k=5, spectrum_every=3)
-
-    def steps(problem, optimizer, count):
-        return [float(optimizer.step(lambda: problem.closure()[0])) for _ in range(count)]
-
-    problem, optimizer = built()
-    first = steps(problem, optimizer, 4)
-    saved = through_a_file([problem.model.state_dict(), optimizer.state_dict()])
-    expected = steps(problem, optimizer, 4)
-    other, resumed = built()
-    other.model.load_state_dict(saved[0])
-    resumed.load_state_dict(saved[1])
-    assert steps(other, resumed, 4) == expected
-    assert expected[-1] < first[0]
-    assert copy.deepcopy(optimizer).last_step == optimizer.last_step
-
-
-@pytest.mark.parametrize(
-    ("closure", "kind", "words"),
-    [
-        (None, TypeError, "needs a closure"),
-        (lambda w: (w * NAN).sum(), FloatingPointError, "the loss is nan"),
-        (lambda w: w.sum() + 0 * w @ w, ValueError, "no curvature"),
-        (lambda w: w.square().sum().backward(), RuntimeError, "must not call backward"),
-    ],
-)
-def test_refusals_of_the_series(closure, kind, words):
-    w = nn.Parameter(torch.ones(3))
-    optimizer = kt.NeumannSeries([w])
-    with pytest.raises(kind, match=words):
-        optimizer.step(None if closure is None else lambda: closure(w))
-    assert torch.equal(w, torch.ones(3))
-    for options in ({"lr": -1.0}, {"iterations": 0}, {"k": 0}, {"spectrum_every": 0}):
-        with pytest.raises(ValueError, match=next(iter(options))):
-            kt.NeumannSeries([w], **options)

@@ -146,6 +146,19 @@ def test_extremal_eigenvectors(dtype):
         assert np.linalg.norm(A @ v - value * v) < 2e3 * epsilon(dtype)
 
 
+def test_extremal_eigenvalues_from_the_vectors_of_a_similar_matrix(dtype):
+    A = indefinite(dtype)
+    truth = np.linalg.eigvalsh(A)[[0, -1]]
+    start = sum(extremal_eigenvalues(A, 40, vectors=True).vectors)
+    assert start.dtype == dtype
+    near = A + 1e-3 * np.diag(np.linspace(-1, 1, len(A))).astype(dtype)
+    cold, warm = extremal_eigenvalues(near, 4), extremal_eigenvalues(near, 4, start)
+    assert warm[:2] == pytest.approx(truth, rel=1e-3)
+    assert cold.max < 0.97 * truth[1]
+    with pytest.raises(ValueError, match="v0"):
+        extremal_eigenvalues(A, 4, start[1:])
+
+
 def test_smallest_by_the_shift_beats_plain_lanczos():
     A = with_spectrum([-1.0, *np.geomspace(1, 1e3, 100)])
     truth = scipy.linalg.eigvalsh(A)[0]

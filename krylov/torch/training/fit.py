@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from krylov.torch.optim.hessian_free import HessianFree
+from krylov.torch.optim.neumann_series import NeumannSeries
 from krylov.torch.optim.newton_cg import NewtonCG
 from krylov.torch.sampling import Sampler
 from krylov.torch.schedules import FixedSize, Schedule
@@ -31,6 +32,8 @@ __all__ = ["MICRO_BATCH", "MINI_BATCH", "fit", "prepare"]
 
 #: Samples of a micro-batch (kept graphs are what memory is for), and of a mini-batch (a step each).
 MICRO_BATCH, MINI_BATCH = 512, 128
+# Optimizers of second order that take a step with each mini-batch.
+_BY_MINI_BATCHES = (NewtonCG, NeumannSeries)
 
 
 def fit(
@@ -46,7 +49,7 @@ def fit(
     """Train a model.
 
     Any optimizer will do. `HessianFree` is given gradient, curvature and evaluation samples; ``torch.optim.LBFGS`` a
-    closure over the whole sample; all others, `NewtonCG` and what is taken for first-order, an epoch of mini-batches an
+    closure over the whole sample; all others, `NewtonCG` and `NeumannSeries` among them, an epoch of mini-batches an
     iteration. Costs are counted alike for all.
 
     Parameters
@@ -55,11 +58,12 @@ def fit(
         Where it lives, data are copied to. Its modules stay in the mode in which they are, training or evaluation.
     loss : callable
         ``loss(outputs, targets)``, the mean over the samples of a batch.
-    data : pair of tensors, TensorDataset or Data
-        Inputs and targets to train on, or what `load_data` returns, with its held-out samples.
+    data : pair of tensors, Dataset or Data
+        Inputs and targets to train on, or what `load_data` returns, with its held-out samples. Of a map-style dataset
+        each item, a pair, is read once: all of them must fit into memory, and transforms draw random numbers once.
     optimizer : Optimizer, optional
         Of the model's parameters; by default `HessianFree`.
-    held_out : pair of tensors or TensorDataset, optional
+    held_out : pair of tensors or Dataset, optional
         Samples that the best parameters are chosen by.
     groups : Tensor, optional
         The group of each training sample; samples then consist of whole groups. See `Sampler`.
@@ -103,6 +107,10 @@ def fit(
     spectrum : SpectrumTracker
         Extreme eigenvalues of the curvature, of a mini-batch of the training samples, for the records. Their cost is in
         their own entry and not among that of training.
+    scheduler : torch.optim.lr_scheduler.LRScheduler or callable
+        Changes the learning rates after each outer iteration, as after an epoch; a scheduler of the optimizer, or
+        ``scheduler(optimizer)``, which makes one. ``ReduceLROnPlateau`` is given the held-out loss (training loss where
+        nothing is held out).
     progress : bool
         Show a bar if stderr is a terminal.
 
@@ -207,7 +215,7 @@ def _iteration(
 
     gradient = options.gradient_schedule or FixedSize(count)
     curvature = options.curvature_schedule or FixedSize(count)
-    if hasattr(optimizer, "step_batches") and not isinstance(optimizer, NewtonCG):
+    if hasattr(optimizer, "step_batches") and not isinstance(optimizer, _BY_MINI_BATCHES):
         batch = options.batch or MICRO_BATCH
         # Two seeds: a fresh curvature sample is not to repeat the draws of the gradient sample.
         samplers = (
@@ -229,7 +237,7 @@ def _iteration(
             task, optimizer, sampler(mode, options.seed), gradient, batch
         ), batch
     batch = options.batch or MINI_BATCH
-    kind = NewtonIteration if isinstance(optimizer, NewtonCG) else MiniBatchIteration
+    kind = NewtonIteration if isinstance(optimizer, _BY_MINI_BATCHES) else MiniBatchIteration
     return kind(task, optimizer, sampler("fresh", options.seed), gradient, batch), batch
 
 

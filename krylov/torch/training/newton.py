@@ -1,4 +1,4 @@
-"""An outer iteration of `NewtonCG`: an epoch of mini-batches, a step each."""
+"""An outer iteration of `NewtonCG` or `NeumannSeries`: an epoch of mini-batches, a step each."""
 
 from __future__ import annotations
 

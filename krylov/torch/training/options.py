@@ -46,6 +46,7 @@ class FitOptions:
     target_held_out: float | None = None
     callback: Callable[[Mapping[str, Any]], object] | None = None
     spectrum: SpectrumTracker | None = None
+    scheduler: Any = None  #: checked by `Rates`, with the optimizer
     progress: bool = True
 
     @classmethod

@@ -23,6 +23,7 @@ from krylov.torch.training.modes import evaluation_mode, parameters_to_use, trai
 from krylov.torch.training.options import FitOptions
 from krylov.torch.training.outputs import Outputs
 from krylov.torch.training.progress import TrainingBar
+from krylov.torch.training.rates import Rates
 from krylov.torch.training.samples import Samples
 
 __all__ = ["Problem", "Run"]
@@ -66,6 +67,7 @@ class Run:
         self._problem, self._optimizer, self._iteration = problem, optimizer, iteration
         self._model = problem.task.model
         self._options, self._batch = options, batch
+        self._rates = Rates(options.scheduler, optimizer)
         self._step = 0
         self._records: list[dict[str, Any]] = []
         self._totals = _Totals()
@@ -104,7 +106,7 @@ class Run:
             with training_mode(self._optimizer):
                 spent = self._iterate(self._step + 1)
             self._step += 1
-            self._observe(spent, time.perf_counter() - began)
+            self._rates.advance(self._observe(spent, time.perf_counter() - began))
             outputs.record(self._records)
             self._bar.show(self._records[-1])
             stop = self._called_back()
@@ -146,8 +148,8 @@ class Run:
                 return True
         return False
 
-    def _observe(self, spent: Spent | None, seconds: float) -> None:
-        """Measure the losses, write the record, keep the parameters if they are the best."""
+    def _observe(self, spent: Spent | None, seconds: float) -> float:
+        """Measure the losses, write the record, keep the parameters if they are the best; the loss to judge by."""
         began = time.perf_counter()
         loss, error = self._measure(self._problem.task.samples)
         if spent is None and not math.isfinite(loss):
@@ -173,6 +175,7 @@ class Run:
         }
         times = {"iteration": seconds, "measure": time.perf_counter() - began}
         self._records.append(plain(entries | self._account(spent, times)))
+        return judged
 
     def _account(self, spent: Spent | None, times: Mapping[str, float]) -> dict[str, Any]:
         totals, count = self._totals, len(self._problem.task.samples)
@@ -187,6 +190,7 @@ class Run:
             entries = {
                 "gradient_samples": spent.gradient_samples,
                 "curvature_samples": spent.curvature_samples,
+                **self._rates.record(),
                 "optimizer": spent.optimizer,
             }
         return {
@@ -228,6 +232,7 @@ class Run:
             "optimizer": type(self._optimizer).__name__,
             "training samples": len(self._problem.task.samples),
             "batch": self._batch,
+            "scheduler": self._rates.name,
             "schedules": [type(schedule).__name__ for schedule in schedules],
         }
 
@@ -239,6 +244,7 @@ class Run:
             "records": self._records,
             "totals": vars(self._totals),
             "best": vars(self._best),
+            "scheduler": self._rates.state_dict(),
             "model": self._model.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "iteration": self._iteration.state_dict(),
@@ -261,6 +267,7 @@ class Run:
             raise CheckpointError(f"{path}: the checkpoint is of another run: {error}") from None
         self._model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
+        self._rates.load_state_dict(state["scheduler"])
         self._step = state["step"]
         self._records = list(state["records"])
         self._totals, self._best = _Totals(**state["totals"]), _Best(**state["best"])

@@ -8,7 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
+from krylov.torch.training.collate import collate
 from krylov.torch.training.modes import evaluation_mode
 
 __all__ = ["Batch", "Samples", "as_samples", "check_finite", "check_targets"]
@@ -51,19 +53,22 @@ class Samples:
 
 
 def as_samples(data: Any, name: str) -> Samples:
-    """Samples from a pair of tensors, or from a `torch.utils.data.TensorDataset` of two."""
+    """Samples from a pair of tensors, or from a map-style dataset of pairs, whose items are read once."""
     if isinstance(data, Samples):
         return data
-    if isinstance(data, torch.utils.data.TensorDataset):
+    if isinstance(data, TensorDataset) and len(data.tensors) == 2:
         data = data.tensors
+    if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
+        data = collate(data, name)
     if not (
         isinstance(data, (tuple, list))
         and len(data) == 2
         and all(isinstance(part, Tensor) for part in data)
     ):
+        cure = ": give its dataset" if isinstance(data, DataLoader) else ""
         raise TypeError(
-            f"{name} must be a pair of tensors (inputs, targets), a TensorDataset of two, or a result of "
-            f"load_data, got {type(data).__name__}"
+            f"{name} must be a pair of tensors (inputs, targets), a map-style Dataset of such pairs, or a result of "
+            f"load_data, got {type(data).__name__}{cure}"
         )
     return Samples(*data)
 

@@ -15,7 +15,7 @@ PROGRAMS = re.findall(r"^```python\n(.*?)^```", GUIDE.read_text("utf-8"), re.MUL
 
 
 def test_there_are_programs():
-    assert len(PROGRAMS) == 2
+    assert len(PROGRAMS) == 3
 
 
 def test_the_first_one(python):
@@ -28,3 +28,9 @@ def test_the_second_one(python):
     sizes = eval(python(PROGRAMS[1]).partition("]")[0] + "]")
     assert sizes[:2] == [None, 200]
     assert sizes[1:] == sorted(sizes[1:])
+
+
+def test_the_third_one(python):
+    rates = eval(python(PROGRAMS[2]))
+    assert rates[:2] == [None, 0.5]
+    assert rates[1:] == sorted(rates[1:], reverse=True)
