@@ -35,6 +35,8 @@ _QUOTIENTS = frozenset(("DivBackward0", "DivBackward1"))
 _RESHAPES = frozenset(
     ("ToCopyBackward0", "ViewBackward0", "UnsafeViewBackward0", "ReshapeAliasBackward0")
 )
+# They keep what they have computed, which has the shape of their argument, and not the argument.
+_OF_RESULT = frozenset(("LogSoftmaxBackward0", "ExpBackward0"))
 _MEAN = 1  # of torch's codes for reductions; 0 is none and 2 is sum
 
 
@@ -163,7 +165,7 @@ def _argument(
     if len(given) != 1 or not (symmetric or node.next_functions[0] == given[0]):
         raise _Unknown
     edge = given[0]
-    saved = node._saved_result if node.name() == "LogSoftmaxBackward0" else node._saved_self
+    saved = node._saved_result if node.name() in _OF_RESULT else node._saved_self
     waiting, seen = [edge] if edge not in ends else [], set()
     reshapes = True
     while waiting:
@@ -214,6 +216,10 @@ def _logarithm(node: Any, argument: OutputMap, c: Tensor) -> Term:
     return _Diagonal(argument, -c / node._saved_self.detach().square())
 
 
+def _exponential(node: Any, argument: OutputMap, c: Tensor) -> Term:
+    return _Diagonal(argument, c * node._saved_result.detach())
+
+
 def _logistic(node: Any, argument: OutputMap, c: Tensor) -> Term:
     target = node._saved_target.detach()
     if target.shape != argument.shape:
@@ -234,5 +240,6 @@ _TERMS: dict[str, Callable[[Any, OutputMap, Tensor], Term]] = {
     "MseLossBackward0": _squared_error,
     "PowBackward0": _square,
     "LogBackward0": _logarithm,
+    "ExpBackward0": _exponential,
     "BinaryCrossEntropyWithLogitsBackward0": _logistic,
 }

@@ -6,6 +6,7 @@ a closed form:
     log-softmax z -> log p      H u = w (p u - p (p.u)),   w = - sum_j c_j over the classes of a row
     squared error  (z - y)^2    H u = 2 c u
     logarithm      log z        H u = -c u / z^2
+    exponential    e^z          H u = c e^z u
     logistic loss with logits   H u = c (1 + (w+ - 1) y) s (1 - s) u,   s = sigmoid(z), w+ the weight of positives
 
 with ``c = d loss / d term``, which carries reductions, class weights, ignored targets, label smoothing and the weights

@@ -199,7 +199,7 @@ def test_damaged_checkpoint(train, tmp_path):
         (("--tol", "1", "--optimizer", "newton_cg"), "--tol"),
         (("--gradient-samples", "variance:10:0.5", "--optimizer", "adam"), "needs HessianFree"),
         (("--gradient-samples", "variance:9:0.5", "--optimizer", "neumann"), "needs HessianFree"),
-        (("--solver", "dense", "--curvature", "hessian"), "positive semidefinite"),
+        (("--solver", "dense", "--curvature", "hessian"), "take curvature='ggn'"),
         (("--solver", "dense", "--precond", "ritz"), "takes no preconditioner"),
         (("--solver", "dense", "--inner", "3"), "takes no stop"),
         (("--solver", "dense", "--optimizer", "newton_cg"), "cg, flexible_cg"),
