@@ -149,9 +149,9 @@ def _bayesian() -> dict[str, Entry]:
             neumann,
             {
                 **_rates((0.01, 0.03), (100,)),
-                "rate 0.1, batch 500, no repulsion, momentum to 0.97": {
-                    "lr": 0.1,
-                    "batch": 500,
+                "rate 0.06, batch 100, no repulsion, momentum to 0.97": {
+                    "lr": 0.06,
+                    "batch": 100,
                     "beta": 0.0,
                     "momentum": (0.5, 0.97),
                 },
