@@ -132,7 +132,9 @@ class MicroBatches:
         self._losses: list[Tensor] = []
         self._graphs: list[Graph | None] = []
         mean = Mean(parameters)
-        room = _Room(cache, parameters.device)
+        # The graph of the only one is there already: nothing is to be decided.
+        alone = isinstance(source, list | tuple) and len(source) == 1
+        room = _Room("graph" if alone and cache == "auto" else cache, parameters.device)
         for i, batch in enumerate(source):
             graph = make(batch)
             mean.add(graph.loss, graph.gradient, _weight(given, i, batch))

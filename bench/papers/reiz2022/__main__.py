@@ -7,7 +7,8 @@
   derivative jumps, L-BFGS was ahead of Hessian-free steps in both (one seed).
 - vae-mnist: a variational autoencoder with a latent space of two dimensions; bnn-mnist: a network with normally
   distributed weights; both on 10,000 images, negative evidence lower bound for each image.
-- resnet: ResNet-20 on 5,000 images of CIFAR-10, cross-entropy; and the time that ResNet-50 takes for a step.
+- resnet: ResNet-20 on 2,000 images of CIFAR-10, cross-entropy, losses of 500 of them; and the time that ResNet-50 takes
+  for a step.
 
 Every optimizer is tried with a grid of settings on one seed; the best one at the end of the seconds is run on others.
 All have the same start, threads and seconds; losses over all samples are taken while the clock stands still. Rates of

@@ -132,14 +132,14 @@ def _bayesian() -> dict[str, Entry]:
         "NewtonCG": Entry(
             newton_cg,
             {
-                "Gauss-Newton, falling rate, batch 250": {
+                "Gauss-Newton, falling rate, batch 500": {
                     "curvature": "ggn",
                     "lr": 0.3,
-                    "damping": 0.03,
-                    "maxiter": 5,
+                    "damping": 0.01,
+                    "maxiter": 3,
                     "tol": 0.01,
-                    "warm_start": 0.9,
-                    "batch": 250,
+                    "warm_start": 0.95,
+                    "batch": 500,
                     "falling": True,
                 },
                 "paper: Hessian, rate 0.1, batch 500": {"lr": 0.1, "damping": 0.1, "batch": 500},
@@ -192,32 +192,32 @@ def _residual() -> dict[str, Entry]:
     return {
         "SGD": Entry(sgd, _rates((0.03, 0.1), (64,))),
         "Adam": Entry(adam, _rates((1e-3, 3e-3), (64,))),
-        "torch LBFGS": _lbfgs(1000, histories=(20,)),
+        "torch LBFGS": _lbfgs(500, histories=(20,)),
         "HessianFree": Entry(
             hessian_free,
             {
-                "batch 500, half of it for the curvature": {
+                "batch 250, half of it for the curvature, 3 iterations": {
                     "damping": 0.1,
-                    "batch": 500,
+                    "batch": 250,
                     "part": 2,
-                    "stop": 5,
+                    "stop": 3,
                 },
             },
         ),
         "NewtonCG": Entry(
             newton_cg,
             {
-                "paper: Hessian, rate 0.1, batch 250": {
+                "paper: Hessian, rate 0.1, batch 125": {
                     "lr": 0.1,
                     "damping": 0.1,
-                    "batch": 250,
+                    "batch": 125,
                     "maxiter": 3,
                 },
-                "Gauss-Newton, rate 0.3, batch 250": {
+                "Gauss-Newton, rate 0.3, batch 125": {
                     "curvature": "ggn",
                     "lr": 0.3,
                     "damping": 0.1,
-                    "batch": 250,
+                    "batch": 125,
                     "maxiter": 3,
                 },
             },
