@@ -126,7 +126,7 @@ def _vae(data: Path, quick: bool) -> Scenario:
         lambda: VariationalAutoencoder(x.shape[1], hidden, 2),
         loss,
         0.5 if quick else 20.0,
-        30,
+        20,
         micro=1000,
         noisy=True,
     )

@@ -162,7 +162,7 @@ def _bayesian() -> dict[str, Entry]:
 
 def _autoencoder() -> dict[str, Entry]:
     return {
-        "SGD": Entry(sgd, _rates((3e-4, 1e-3, 3e-3), (128,))),
+        "SGD": Entry(sgd, _rates((1e-3, 3e-3, 6e-3), (128,))),
         "Adam": Entry(adam, _rates((3e-3, 0.01, 0.03), (128,))),
         "torch LBFGS": _lbfgs(_ALL, 2000, histories=(20,)),
         "HessianFree": Entry(
@@ -170,6 +170,14 @@ def _autoencoder() -> dict[str, Entry]:
             {
                 "batch 500, 10 iterations": {"damping": 1.0, "batch": 500},
                 "growing batch, 10 iterations": {"damping": 1.0, "batch": 500, "growth": 1.05},
+                "growing batch, 3 iterations, Kronecker": {
+                    "damping": _marquardt(1.0, 1.5),
+                    "batch": 250,
+                    "growth": 1.02,
+                    "stop": 3,
+                    "preconditioner": "kronecker",
+                    "warm_start": 0.0,
+                },
             },
         ),
         "NewtonCG": Entry(
@@ -184,14 +192,14 @@ def _autoencoder() -> dict[str, Entry]:
                 },
             },
         ),
-        "Neumann": Entry(neumann, _rates((3e-4, 1e-3, 3e-3), (128,))),
+        "Neumann": Entry(neumann, _rates((1e-3, 3e-3, 6e-3), (128,))),
     }
 
 
 def _residual() -> dict[str, Entry]:
     return {
-        "SGD": Entry(sgd, _rates((0.03, 0.1), (64,))),
-        "Adam": Entry(adam, _rates((1e-3, 3e-3), (64,))),
+        "SGD": Entry(sgd, _rates((0.03, 0.1, 0.3), (64,))),
+        "Adam": Entry(adam, _rates((1e-3, 3e-3, 0.01), (64,))),
         "torch LBFGS": _lbfgs(500, histories=(20,)),
         "HessianFree": Entry(
             hessian_free,
@@ -222,7 +230,7 @@ def _residual() -> dict[str, Entry]:
                 },
             },
         ),
-        "Neumann": Entry(neumann, _rates((0.03, 0.1), (64,))),
+        "Neumann": Entry(neumann, _rates((0.03, 0.1, 0.3), (64,))),
     }
 
 
