@@ -191,15 +191,8 @@ class Run:
 
 
 def hessian_free(run: Run, setting: Any) -> None:
-    """Exact Gauss-Newton steps with little damping, and a line search over lengths."""
-    optimizer = kt.HessianFree(
-        run.model.parameters(),
-        solver="dense",
-        damping=kt.LevenbergMarquardt(
-            setting, decrease=0.2, low=0.1, high=0.2, judge="length", minimum=1e-12
-        ),
-        line_search=kt.GridSearch(),
-    )
+    """Exact Gauss-Newton steps as they are by default: little damping, and a line search over lengths."""
+    optimizer = kt.HessianFree(run.model.parameters(), solver="dense", damping=setting)
 
     def closure() -> tuple[Tensor, Tensor]:
         residuals = run.problem.residuals(run.model)
@@ -248,7 +241,7 @@ class Entry:
 
 
 ENTRIES = {
-    "HessianFree": Entry(hessian_free, {"dense, grid search": 1e-3}),
+    "HessianFree": Entry(hessian_free, {"dense": None}),
     "Adam, then torch LBFGS": Entry(
         adam_and_lbfgs,
         {

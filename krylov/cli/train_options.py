@@ -98,13 +98,18 @@ _SETTINGS: list[tuple[str, Any, Any, str]] = [
         "hf, newton_cg: preconditioner.",
     ),
     ("--precond-size", _COUNT, None, "Pairs or vectors that it keeps."),
-    ("--damping", _NOT_NEGATIVE, 1.0, "hf, newton_cg: lambda of the first step."),
+    (
+        "--damping",
+        _NOT_NEGATIVE,
+        None,
+        "hf, newton_cg: lambda of the first step.  [default: 1; dense: 0.001]",
+    ),
     ("--damping-rule", _choice("fixed", "adapted"), "fixed", "newton_cg; hf always adapts it."),
     (
         "--line-search",
         _choice("none", "armijo", "grid"),
         "none",
-        "hf, newton_cg; hf has Armijo's unless it is grid: the best of the lengths 1, 1/2, 1/4 ...",
+        "hf, newton_cg; none for hf: Armijo's, for dense grid, the best of the lengths 1, 1/2, 1/4 ...",
     ),
     (
         "--tol",

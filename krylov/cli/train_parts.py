@@ -113,12 +113,12 @@ def make_optimizer(settings: Settings, model: nn.Module, count: int) -> torch.op
             **_second_order(settings),
         )
     if settings.optimizer == "newton_cg":
-        adapts = settings.damping_rule == "adapted"
+        damping = 1.0 if settings.damping is None else settings.damping
         return NewtonCG(
             parameters,
             maxiter=settings.inner or 10,
             tol=settings.tol,
-            damping=LevenbergMarquardt(settings.damping) if adapts else settings.damping,
+            damping=LevenbergMarquardt(damping) if settings.damping_rule == "adapted" else damping,
             **_second_order(settings),
         )
     lr = _RATES[settings.optimizer] if settings.lr is None else settings.lr

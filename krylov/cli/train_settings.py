@@ -45,7 +45,7 @@ class Settings:
     solver: str
     precond: str
     precond_size: int | None
-    damping: float
+    damping: float | None
     damping_rule: str
     line_search: str
     tol: float

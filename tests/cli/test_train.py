@@ -66,7 +66,7 @@ def refused(result, *words):
             "fresh",
         ),
         ("--optimizer", "newton_cg", "--line-search", "armijo", "--tol", 0.3, "--batch", 32),
-        ("--solver", "dense", "--line-search", "grid", "--damping", 0.01),
+        ("--solver", "dense", "--line-search", "grid"),
         ("--optimizer", "newton_cg", "--line-search", "grid"),
         (
             *("--optimizer", "newton_cg", "--damping-rule", "adapted", "--curvature", "hessian"),
@@ -263,8 +263,8 @@ def test_diverging_run_fails_with_the_last_good_state(train, tmp_path):
 def test_dense_steps_and_the_grid_are_those_of_the_options(train, tmp_path):
     """Steps are exact, and one that Armijo's rule would reject is shortened instead."""
     options = ("--solver", "dense", "--damping", "1e-6", "--steps", "6")
-    done(train(*options, "--line-search", "grid", out="grid"))
-    done(train(*options, out="armijo"))
+    done(train(*options, out="grid"))
+    done(train(*options, "--line-search", "armijo", out="armijo"))
     grid, armijo = (
         [record["optimizer"] for record in read_json_lines(tmp_path / name / "log.jsonl")[1:]]
         for name in ("grid", "armijo")

@@ -340,6 +340,28 @@ def test_no_curvature_and_no_damping_is_no_overflow():
     assert optimizer.last_step.accepted  # along -g
 
 
+@pytest.mark.parametrize(
+    ("options", "initial", "judge", "search"),
+    [
+        ({}, 1e-3, "length", kt.GridSearch()),
+        ({"damping": 0.5}, 0.5, "length", kt.GridSearch()),
+        ({"line_search": kt.GridSearch(shorter=3)}, 1e-3, "length", kt.GridSearch(shorter=3)),
+        ({"damping": kt.LevenbergMarquardt(2.0)}, 2.0, "ratio", kt.GridSearch()),
+        ({"line_search": kt.Armijo()}, 1.0, "ratio", kt.Armijo()),
+        ({"solver": "cg"}, 1.0, "ratio", kt.Armijo()),
+    ],
+)
+def test_exact_steps_have_a_rule_of_damping_and_a_line_search_of_their_own(
+    options, initial, judge, search
+):
+    optimizer = kt.HessianFree(
+        [torch.ones(2, requires_grad=True)], **{"solver": "dense", **options}
+    )
+    method = optimizer._method
+    assert (optimizer.damping, method.damping.judge) == (initial, judge)
+    assert method.line_search == search
+
+
 def test_overflow_is_no_step():
     operator = make(squares, 8)
     found = DenseSolver()(operator, operator.gradient * float("inf"), None)

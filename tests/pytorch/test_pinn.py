@@ -43,12 +43,7 @@ def problem(seed=0):
 
 
 def exact_steps(model, **options):
-    settings = {
-        "solver": "dense",
-        "damping": kt.LevenbergMarquardt(1e-3, decrease=0.2, low=0.1, high=0.2, judge="length"),
-        "line_search": kt.GridSearch(),
-    }
-    return kt.HessianFree(model.parameters(), **{**settings, **options})
+    return kt.HessianFree(model.parameters(), solver="dense", **options)
 
 
 @pytest.mark.parametrize("seed", [0, 1])

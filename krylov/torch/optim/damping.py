@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from krylov.checks import choice, not_negative
@@ -58,11 +58,12 @@ class LevenbergMarquardt:
             raise ValueError("neither minimum nor initial may be above maximum")
 
     @classmethod
-    def of(cls, damping: Any) -> LevenbergMarquardt:
-        """The rule itself, or one that begins with this number."""
+    def of(cls, damping: Any, usual: LevenbergMarquardt | None = None) -> LevenbergMarquardt:
+        """The rule itself, or the usual one: from this number on, or for None as it is."""
         if isinstance(damping, cls):
             return damping
-        return cls(initial=not_negative(damping, "damping"))
+        usual = usual or cls()
+        return usual if damping is None else replace(usual, initial=not_negative(damping, "damping"))
 
     def following(self, damping: float, rho: float, length: float) -> float:
         """The next lambda, after a step with this ratio whose length is a line search's; 0: it was rejected."""

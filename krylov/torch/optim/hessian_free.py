@@ -12,7 +12,7 @@ from krylov.stopping import Trace, Verdict
 from krylov.torch.optim.arguments import Arguments
 from krylov.torch.optim.damping import LevenbergMarquardt
 from krylov.torch.optim.directions import Solver
-from krylov.torch.optim.linesearch import Armijo, LineSearch
+from krylov.torch.optim.linesearch import Armijo, GridSearch, LineSearch, check_line_search
 from krylov.torch.optim.local_model import Place
 from krylov.torch.optim.model_solvers import make_solver
 from krylov.torch.optim.outer_iteration import (
@@ -26,6 +26,10 @@ from krylov.torch.optim.second_order import SecondOrder
 from krylov.torch.statistics import GradientStatistics
 
 __all__ = ["HessianFree"]
+
+# Of exact steps with a grid search: with little damping the direction is good, and the length says how far the model
+# holds. Judged by rho of the full length such steps are rejected, and lambda stays where it is (docs/pinn.md).
+_EXACT = LevenbergMarquardt(1e-3, decrease=0.2, low=0.1, high=0.2, judge="length")
 
 
 class HessianFree(SecondOrder):
@@ -60,8 +64,9 @@ class HessianFree(SecondOrder):
         Keywords of `LBFGSPreconditioner` or `RitzPreconditioner`; for "nystrom" `m`, `worth`, `remeasure`; for "jacobi"
         `diagonal` ("gauss_newton", the default with "ggn", or "fisher"), `power`, `probes`; for "kronecker" `every`,
         `decay`, `probes`, `storage` of `krylov.torch.optim.kronecker.KroneckerFactors`.
-    damping : float or LevenbergMarquardt
-        lambda of the first step, or the whole rule.
+    damping : float or LevenbergMarquardt, optional
+        lambda of the first step, or the whole rule. By default lambda begins with 1; for "dense" with 1e-3, and follows
+        the length of the grid search (there a number too begins that rule).
     stop : int or callable
         Iterations of every run (for "subspace" products), or a rule of `krylov.stopping`: `QuadraticProgress` is that
         of Martens and of Sainath et al. By default 10: with a warm start short runs do the work of long ones.
@@ -69,8 +74,9 @@ class HessianFree(SecondOrder):
         Iterations at most.
     warm_start : float
         Each run starts from this multiple of the last run's result; 0: from zero.
-    line_search : Armijo or GridSearch
-        Armijo's rule shortens steps that lower the loss; `GridSearch` also those that raise it.
+    line_search : Armijo or GridSearch, optional
+        Armijo's rule shortens steps that lower the loss; `GridSearch`, which is the default for "dense", also those that
+        raise it.
     retries : int
         How often a rejected step is tried again at once with more damping; it costs no gradient.
     escape : bool or None
@@ -129,7 +135,7 @@ class HessianFree(SecondOrder):
         solver: Solver = "flexible_cg",
         preconditioner: Literal["lbfgs", "ritz", "nystrom", "jacobi", "kronecker"] | None = None,
         preconditioner_options: Mapping[str, Any] | None = None,
-        damping: float | LevenbergMarquardt = 1.0,
+        damping: float | LevenbergMarquardt | None = None,
         stop: int | Callable[[Trace], Verdict] | None = None,
         maxiter: int = 250,
         warm_start: float = 0.95,
@@ -140,6 +146,9 @@ class HessianFree(SecondOrder):
         allow_batch_norm: bool = False,
         seed: int = 0,
     ) -> None:
+        check_line_search(line_search)
+        search = line_search or (GridSearch() if solver == "dense" else Armijo())
+        usual = _EXACT if solver == "dense" and search.rescues else None
         given = Arguments.checked(
             ("ggn", "hessian", "hybrid"),
             ("flexible_cg", "cg", "bicgstab", "subspace", "dense"),
@@ -147,10 +156,10 @@ class HessianFree(SecondOrder):
             solver=solver,
             preconditioner=preconditioner,
             preconditioner_options=preconditioner_options,
-            damping=damping,
+            damping=LevenbergMarquardt.of(damping, usual),
             maxiter=maxiter,
             warm_start=warm_start,
-            line_search=line_search,
+            line_search=search,
             seed=seed,
         )
         if solver == "dense" and curvature != "ggn":
@@ -160,7 +169,7 @@ class HessianFree(SecondOrder):
         if escape is not None:
             flag(escape, "escape")
         retries = integer(retries, "retries", 0)
-        if given.rule.judge == "length" and not (line_search or Armijo()).rescues:
+        if given.rule.judge == "length" and not search.rescues:
             raise ValueError(
                 "damping judged by length needs a line search that also shortens steps that raise the loss, and "
                 "Armijo's does not here: give line_search=GridSearch()"
@@ -178,7 +187,7 @@ class HessianFree(SecondOrder):
             given.preconditioning(self._parameters),
             given.rule,
             given.warm_start,
-            line_search or Armijo(),
+            search,
             Escape(given.seed) if escape or (escape is None and curvature != "ggn") else None,
             retries,
         )
