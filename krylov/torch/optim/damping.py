@@ -63,7 +63,9 @@ class LevenbergMarquardt:
         if isinstance(damping, cls):
             return damping
         usual = usual or cls()
-        return usual if damping is None else replace(usual, initial=not_negative(damping, "damping"))
+        if damping is None:
+            return usual
+        return replace(usual, initial=not_negative(damping, "damping"))
 
     def following(self, damping: float, rho: float, length: float) -> float:
         """The next lambda, after a step with this ratio whose length is a line search's; 0: it was rejected."""
