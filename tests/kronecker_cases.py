@@ -7,9 +7,9 @@ from networks import Problem
 from torch import nn
 
 import krylov.torch as kt
-from krylov.torch.optim.affine_layers import measured_factors
-from krylov.torch.optim.kronecker import KroneckerFactors
-from krylov.torch.optim.preconditioning import make_preconditioning
+from krylov.torch.optim.preconditioning.affine_layers import measured_factors
+from krylov.torch.optim.preconditioning.kronecker import KroneckerFactors
+from krylov.torch.optim.preconditioning.policies import make_preconditioning
 
 F64 = torch.float64
 

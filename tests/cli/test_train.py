@@ -277,7 +277,7 @@ def test_dense_steps_and_the_grid_are_those_of_the_options(train, tmp_path):
 
 
 def test_a_network_too_large_for_dense_steps_is_told(train, monkeypatch):
-    monkeypatch.setattr("krylov.torch.optim.dense.available_bytes", lambda device: 1000)
+    monkeypatch.setattr("krylov.torch.optim.solvers.dense.available_bytes", lambda device: 1000)
     result = train("--solver", "dense")
     assert result.exit_code == 1
     assert "solver='dense' would need" in result.stderr

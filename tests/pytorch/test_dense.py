@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 import krylov.torch as kt
 from krylov.outcome import Outcome
-from krylov.torch.optim import dense
-from krylov.torch.optim.dense import DenseSolver
+from krylov.torch.optim.solvers import dense
+from krylov.torch.optim.solvers.dense import DenseSolver
 
 
 def data(count, width=3, seed=0):

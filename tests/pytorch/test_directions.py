@@ -14,7 +14,7 @@ from quadratic_models import DEFINITE, INDEFINITE, Dense, model, symmetric, vect
 
 from krylov import JacobiPreconditioner, Outcome
 from krylov.stopping import FixedIterations, QuadraticProgress
-from krylov.torch.optim.directions import ModelSolver
+from krylov.torch.optim.solvers.directions import ModelSolver
 
 SOLVERS = ["cg", "flexible_cg", "bicgstab"]
 

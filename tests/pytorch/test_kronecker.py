@@ -28,7 +28,7 @@ from torch import nn
 import krylov.torch as kt
 from krylov import cg, flexible_cg
 from krylov.torch.curvature import CurvatureOperator
-from krylov.torch.optim.affine_layers import Layer
+from krylov.torch.optim.preconditioning.affine_layers import Layer
 from krylov.torch.optim.record import GRADIENTS
 
 

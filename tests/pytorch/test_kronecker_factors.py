@@ -22,7 +22,7 @@ from networks import classifier, regression
 from torch import nn
 
 import krylov.torch as kt
-from krylov.torch.optim.affine_layers import Layer
+from krylov.torch.optim.preconditioning.affine_layers import Layer
 
 
 class Matrix(nn.Module):

@@ -14,8 +14,8 @@ from networks import classifier, digits
 from torch import nn
 
 import krylov.torch as kt
-from krylov.torch.optim.affine_layers import Layer
-from krylov.torch.optim.kronecker import KroneckerFactors
+from krylov.torch.optim.preconditioning.affine_layers import Layer
+from krylov.torch.optim.preconditioning.kronecker import KroneckerFactors
 
 # The memory
 

@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 
 import krylov.torch as kt
 from krylov.outcome import Outcome
-from krylov.torch.optim.directions import Candidate, Directions
+from krylov.torch.optim.solvers.directions import Candidate, Directions
 
 OPTIMIZERS = {
     "hf-cg": (kt.HessianFree, {"solver": "cg", "curvature": "hessian"}),

@@ -14,7 +14,7 @@ from networks import classifier
 
 import krylov.torch as kt
 from krylov import NystromPreconditioner, Outcome
-from krylov.torch.optim.preconditioning import PRECONDITIONERS, make_preconditioning
+from krylov.torch.optim.preconditioning.policies import PRECONDITIONERS, make_preconditioning
 
 OPTIONS = {
     "lbfgs": {"m": 3},

@@ -18,9 +18,9 @@ from quadratic_models import DEFINITE, INDEFINITE, Dense, model, symmetric, vect
 import krylov.torch as kt
 from krylov import Outcome
 from krylov.stopping import FixedIterations, QuadraticProgress
-from krylov.torch.optim.directions import ModelSolver
-from krylov.torch.optim.model_solvers import make_solver
-from krylov.torch.optim.subspace import SubspaceSolver
+from krylov.torch.optim.solvers.directions import ModelSolver
+from krylov.torch.optim.solvers.factory import make_solver
+from krylov.torch.optim.solvers.subspace import SubspaceSolver
 
 DTYPES = [torch.float64, torch.float32]
 PRECISION = {torch.float64: 1e-8, torch.float32: 1e-3}

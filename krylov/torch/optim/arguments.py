@@ -9,9 +9,9 @@ from typing import Any
 from krylov.checks import choice, finite_number, integer
 from krylov.torch.flatten import Parameters
 from krylov.torch.optim.damping import LevenbergMarquardt
-from krylov.torch.optim.directions import Solver
 from krylov.torch.optim.linesearch import LineSearch, check_line_search
-from krylov.torch.optim.preconditioning import Preconditioning, make_preconditioning
+from krylov.torch.optim.preconditioning.policies import Preconditioning, make_preconditioning
+from krylov.torch.optim.solvers.directions import Solver
 
 __all__ = ["Arguments"]
 

@@ -11,10 +11,8 @@ from krylov.checks import flag, integer
 from krylov.stopping import Trace, Verdict
 from krylov.torch.optim.arguments import Arguments
 from krylov.torch.optim.damping import LevenbergMarquardt
-from krylov.torch.optim.directions import Solver
 from krylov.torch.optim.linesearch import Armijo, GridSearch, LineSearch, check_line_search
 from krylov.torch.optim.local_model import Place
-from krylov.torch.optim.model_solvers import make_solver
 from krylov.torch.optim.outer_iteration import (
     HessianFreeMemory,
     HessianFreeMethod,
@@ -23,6 +21,8 @@ from krylov.torch.optim.outer_iteration import (
 from krylov.torch.optim.record import StepRecord
 from krylov.torch.optim.saddle import Escape
 from krylov.torch.optim.second_order import SecondOrder
+from krylov.torch.optim.solvers.directions import Solver
+from krylov.torch.optim.solvers.factory import make_solver
 from krylov.torch.statistics import GradientStatistics
 
 __all__ = ["HessianFree"]
@@ -63,7 +63,7 @@ class HessianFree(SecondOrder):
     preconditioner_options : mapping
         Keywords of `LBFGSPreconditioner` or `RitzPreconditioner`; for "nystrom" `m`, `worth`, `remeasure`; for "jacobi"
         `diagonal` ("gauss_newton", the default with "ggn", or "fisher"), `power`, `probes`; for "kronecker" `every`,
-        `decay`, `probes`, `storage` of `krylov.torch.optim.kronecker.KroneckerFactors`.
+        `decay`, `probes`, `storage` of `krylov.torch.optim.preconditioning.kronecker.KroneckerFactors`.
     damping : float or LevenbergMarquardt, optional
         lambda of the first step, or the whole rule. By default lambda begins with 1; for "dense" with 1e-3, and follows
         the length of the grid search (there a number too begins that rule).
@@ -75,8 +75,8 @@ class HessianFree(SecondOrder):
     warm_start : float
         Each run starts from this multiple of the last run's result; 0: from zero.
     line_search : Armijo or GridSearch, optional
-        Armijo's rule shortens steps that lower the loss; `GridSearch`, which is the default for "dense", also those that
-        raise it.
+        Armijo's rule shortens steps that lower the loss; `GridSearch`, the default for "dense", also those that raise
+        it.
     retries : int
         How often a rejected step is tried again at once with more damping; it costs no gradient.
     escape : bool or None

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from krylov.outcome import Outcome
 from krylov.torch.optim.damping import LevenbergMarquardt
-from krylov.torch.optim.directions import Candidate, Directions
-from krylov.torch.optim.model_solvers import SolveModel
 from krylov.torch.optim.objective import Curvature, Objective
-from krylov.torch.optim.preconditioning import Preconditioning
+from krylov.torch.optim.preconditioning.policies import Preconditioning
 from krylov.torch.optim.record import Ledger, StepRecord
 from krylov.torch.optim.samples import Samples
+from krylov.torch.optim.solvers.directions import Candidate, Directions
+from krylov.torch.optim.solvers.factory import SolveModel
 from krylov.torch.statistics import GradientStatistics
 
 __all__ = ["LocalModel", "Memory", "Method", "Place"]

@@ -14,10 +14,10 @@ from krylov.torch.curvature import CurvatureOperator
 from krylov.torch.optim.damping import LevenbergMarquardt
 from krylov.torch.optim.local_model import Place
 from krylov.torch.optim.newton_step import NewtonMethod, newton_step
-from krylov.torch.optim.preconditioning import make_preconditioning
+from krylov.torch.optim.preconditioning.policies import make_preconditioning
 from krylov.torch.optim.record import StepRecord
 from krylov.torch.optim.second_order import SecondOrder
-from krylov.torch.optim.series_solver import SeriesMemory, SeriesSolver
+from krylov.torch.optim.solvers.series import SeriesMemory, SeriesSolver
 from krylov.torch.spectrum import extremes_of
 from krylov.torch.statistics import GradientStatistics
 

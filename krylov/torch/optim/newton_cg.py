@@ -10,13 +10,13 @@ from torch import Tensor
 from krylov.checks import number
 from krylov.torch.optim.arguments import Arguments
 from krylov.torch.optim.damping import LevenbergMarquardt
-from krylov.torch.optim.directions import Solver
 from krylov.torch.optim.linesearch import LineSearch
 from krylov.torch.optim.local_model import Memory, Place
-from krylov.torch.optim.model_solvers import make_truncated_solver
 from krylov.torch.optim.newton_step import NewtonMethod, newton_step
 from krylov.torch.optim.record import StepRecord
 from krylov.torch.optim.second_order import SecondOrder
+from krylov.torch.optim.solvers.directions import Solver
+from krylov.torch.optim.solvers.factory import make_truncated_solver
 from krylov.torch.statistics import GradientStatistics
 
 __all__ = ["NewtonCG"]

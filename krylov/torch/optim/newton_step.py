@@ -28,11 +28,11 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from krylov.torch.optim.directions import Candidate
 from krylov.torch.optim.linesearch import LineSearch
 from krylov.torch.optim.local_model import LocalModel, Memory, Method, Place
 from krylov.torch.optim.objective import Curvature
 from krylov.torch.optim.record import StepRecord
+from krylov.torch.optim.solvers.directions import Candidate
 from krylov.torch.statistics import GradientStatistics
 
 __all__ = ["NewtonMethod", "newton_step"]

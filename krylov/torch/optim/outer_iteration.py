@@ -27,12 +27,12 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from krylov.torch.optim.directions import Directions
 from krylov.torch.optim.linesearch import LineSearch, backtrack
 from krylov.torch.optim.local_model import LocalModel, Memory, Method, Place
 from krylov.torch.optim.objective import Curvature
 from krylov.torch.optim.record import StepRecord
 from krylov.torch.optim.saddle import Escape
+from krylov.torch.optim.solvers.directions import Directions
 from krylov.torch.statistics import GradientStatistics
 
 __all__ = ["HessianFreeMemory", "HessianFreeMethod", "outer_iteration"]

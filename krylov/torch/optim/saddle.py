@@ -11,7 +11,7 @@ from torch import Tensor
 
 from krylov.ritz_probe import lowest_ritz
 from krylov.torch.curvature import CurvatureOperator
-from krylov.torch.optim.saddle_free import ROUNDING
+from krylov.torch.optim.solvers.saddle_free import ROUNDING
 
 __all__ = ["Escape"]
 

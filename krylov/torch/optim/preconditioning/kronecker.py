@@ -12,8 +12,8 @@ J_s is the derivative of the outputs by s, ``R R^T`` the Hessian of the loss at 
 closed form, and e are random signs. Blocks between layers count as zero. M stays the same within a run and is positive
 definite: conjugate gradients correct what the approximation neglects.
 
-Which layers are covered `krylov.torch.optim.affine_layers` says. Parameters of no such layer (convolutions, embeddings,
-normalisation) are divided by the damping and the mean curvature of an entry of the covered ones.
+Which layers are covered `affine_layers` says. Parameters of no such layer (convolutions, embeddings, normalisation) are
+divided by the damping and the mean curvature of an entry of the covered ones.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from torch import Tensor
 from krylov.checks import choice, finite_number, integer
 from krylov.torch.curvature import CurvatureOperator
 from krylov.torch.flatten import Parameters
-from krylov.torch.optim.affine_layers import Factors, Layer, measured_factors
+from krylov.torch.optim.preconditioning.affine_layers import Factors, Layer, measured_factors
 
 __all__ = ["KroneckerFactors", "KroneckerPreconditioner"]
 

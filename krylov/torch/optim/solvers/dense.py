@@ -32,8 +32,8 @@ from krylov.torch.curvature import CurvatureOperator
 from krylov.torch.graphs import GaussNewtonGraph, Graph
 from krylov.torch.jacobian import jacobian
 from krylov.torch.memory import available_bytes
-from krylov.torch.optim.directions import Candidate, Directions
-from krylov.torch.optim.saddle_free import ROUNDING, saddle_free
+from krylov.torch.optim.solvers.directions import Candidate, Directions
+from krylov.torch.optim.solvers.saddle_free import ROUNDING, saddle_free
 
 __all__ = ["DenseSolver"]
 

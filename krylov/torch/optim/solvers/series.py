@@ -25,8 +25,8 @@ from krylov.outcome import Outcome, SolveResult
 from krylov.solve import neumann
 from krylov.stopping import FixedIterations
 from krylov.torch.curvature import CurvatureOperator
-from krylov.torch.optim.directions import Candidate, Directions
 from krylov.torch.optim.local_model import Memory
+from krylov.torch.optim.solvers.directions import Candidate, Directions
 from krylov.torch.spectrum import extremes_of
 
 __all__ = ["SeriesMemory", "SeriesSolver"]

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from krylov.outcome import Outcome
 from krylov.torch.curvature import CurvatureOperator
-from krylov.torch.optim.directions import Candidate, Directions
-from krylov.torch.optim.saddle_free import ROUNDING, saddle_free
+from krylov.torch.optim.solvers.directions import Candidate, Directions
+from krylov.torch.optim.solvers.saddle_free import ROUNDING, saddle_free
 
 __all__ = ["SubspaceSolver"]
 

@@ -12,9 +12,9 @@ from krylov.checks import integer
 from krylov.outcome import Outcome
 from krylov.stopping import FixedIterations, Rule, Trace, Verdict
 from krylov.torch.curvature import CurvatureOperator
-from krylov.torch.optim.dense import DenseSolver
-from krylov.torch.optim.directions import Directions, ModelSolver, Solver
-from krylov.torch.optim.subspace import SubspaceSolver
+from krylov.torch.optim.solvers.dense import DenseSolver
+from krylov.torch.optim.solvers.directions import Directions, ModelSolver, Solver
+from krylov.torch.optim.solvers.subspace import SubspaceSolver
 
 __all__ = ["SolveModel", "make_solver", "make_truncated_solver"]
 

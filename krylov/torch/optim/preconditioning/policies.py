@@ -22,7 +22,7 @@ from krylov.preconditioners import (
 )
 from krylov.torch.curvature import CurvatureOperator
 from krylov.torch.diagonals import EmpiricalFisherDiagonal, GaussNewtonDiagonal
-from krylov.torch.optim.kronecker import KroneckerFactors
+from krylov.torch.optim.preconditioning.kronecker import KroneckerFactors
 
 __all__ = ["PRECONDITIONERS", "Preconditioning", "make_preconditioning"]
 
