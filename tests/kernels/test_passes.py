@@ -6,14 +6,13 @@ from itertools import product
 
 import numpy as np
 import pytest
-from formulas import FORMULAS, evaluate
+from formulas import COEFS, FORMULAS, evaluate
 
 from krylov import _core
 
 PASSES = {p["name"]: p for p in _core.passes()}
 SIZES = [0, 1, 2, 3, 5, 7, 8, 15, 16, 17, 31, 33, 100, 2049, 4095, 4096, 4097, 8193]
 LARGE = 60_001  # enough for threads
-COEFS = [0.7 - 0.4j, -1.3 + 0.2j, 0.5 + 0.9j, 1.1 - 0.6j]
 GUARD = 19
 
 
@@ -44,7 +43,7 @@ def stores(name, k):
 def assert_near(vectors, sums, stored, true_sums, dtype):
     eps = np.finfo(dtype).eps
     for k, expected in stored.items():
-        assert (abs(vectors[k] - expected) <= 8 * eps + 2 * eps * abs(expected)).all(), (
+        assert (abs(vectors[k] - expected) <= 16 * eps + 2 * eps * abs(expected)).all(), (
             f"vector {k}"
         )
     assert len(sums) == len(true_sums)
@@ -91,7 +90,7 @@ def test_pass_is_its_formula(name, dtype, offset, sizes):
 
 
 @pytest.mark.parametrize(
-    "coefs", [[0] * 4, [1] * 4, [1j] * 4, [-1e-100, 1e100, 0, 2.0**300]], ids=str
+    "coefs", [[0] * 5, [1] * 5, [1j] * 5, [-1e-100, 1e100, 0, 2.0**300, 1e-100]], ids=str
 )
 def test_pass_with_unusual_coefficients(table, name, coefs):
     for dtype in (np.dtype("float64"), np.dtype("complex128")):
