@@ -23,6 +23,16 @@ def run_pass(
     coefs: Sequence[complex] = ...,
     repeat: int = 1,
 ) -> list[complex]: ...
+
+# The caller answers for the addresses.
+def run_pass_at(
+    table: str,
+    name: str,
+    dtype: int,
+    sizes: Sequence[int],
+    addresses: Sequence[Sequence[int]],
+    coefs: Sequence[float],
+) -> list[float]: ...
 def threads() -> int: ...
 def thread_backend() -> str: ...
 def slots(method: str) -> list[str]: ...

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
+# Coefficients for tests: as many of them as a pass takes.
+COEFS = [0.7 - 0.4j, -1.3 + 0.2j, 0.5 + 0.9j, 1.1 - 0.6j, 0.8 + 0.3j]
+
 
 def copy(v, c):
     return {0: v[1]}, []
@@ -83,14 +86,14 @@ def bicgstab_omega(v, c):
 
 def bicgstab_step(v, c):
     x, s, p, t, Ap = v
-    alpha, omega_x, omega, beta = c
+    alpha, omega_x, omega, beta = c[:4]
     r = s - omega * t
     return {0: x + alpha * p + omega_x * s, 1: r, 2: r + beta * (p - omega * Ap)}, [(r, r)]
 
 
 def bicgstab_step_m(v, c):
     x, s, p, t, Ap, Mp, Ms = v
-    alpha, omega_x, omega, beta = c
+    alpha, omega_x, omega, beta = c[:4]
     r = s - omega * t
     return {0: x + alpha * Mp + omega_x * Ms, 1: r, 2: r + beta * (p - omega * Ap)}, [(r, r)]
 
@@ -114,6 +117,22 @@ def neumann_step_m(v, c):
 def lanczos_step(v, c):
     w = v[0] - c[0] * v[1] - c[1] * v[2]
     return {0: w}, [(w, w)]
+
+
+def nesterov_step(v, c):
+    w, m, g = v
+    mu, eta, decay = c[:3]
+    new = mu * m - eta * g - decay * w
+    return {0: w + (1 + mu) * new - mu * m, 1: new}, []
+
+
+def nesterov_step_mean(v, c):
+    w, m, u, g = v
+    mu, eta, decay, pull, gamma = c
+    new = mu * m - eta * g - decay * w - pull * u
+    step = (1 + mu) * new - mu * m
+    away = gamma * (u + step)
+    return {0: w + step, 1: new, 2: away}, [(away, away)]
 
 
 FORMULAS = {
@@ -140,6 +159,8 @@ FORMULAS = {
         neumann_step,
         neumann_step_m,
         lanczos_step,
+        nesterov_step,
+        nesterov_step_mean,
     )
 }
 

@@ -175,6 +175,23 @@ KRYLOV_BODY(LanczosStep) {
   F::dot(s[0], e[0], e[0]);
 }
 
+// m = mu m - eta g - decay w;  w += m + mu (m - m_old)      w is x + mu m, where the gradient g is taken
+KRYLOV_BODY(Nesterov) {
+  const auto old = e[1];
+  e[1] = F::mul(c[0], old) - F::mul(c[1], e[2]) - F::mul(c[2], e[0]);
+  e[0] = e[0] + (e[1] + F::mul(c[0], e[1] - old));
+}
+
+// the same with - pull u in m, and u = gamma (u + the step of w);  u.u      vectors w, m, u = w - mean of w, g
+KRYLOV_BODY(NesterovMean) {
+  const auto old = e[1];
+  e[1] = F::mul(c[0], old) - F::mul(c[1], e[3]) - F::mul(c[2], e[0]) - F::mul(c[3], e[2]);
+  const auto moved = e[1] + F::mul(c[0], e[1] - old);
+  e[0] = e[0] + moved;
+  e[2] = F::mul(c[4], e[2] + moved);
+  F::dot(s[0], e[2], e[2]);
+}
+
 #undef KRYLOV_BODY
 
 #ifdef KRYLOV_ISA_NAMESPACE

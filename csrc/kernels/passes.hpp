@@ -10,7 +10,7 @@
 namespace krylov {
 
 constexpr int kMaxVectors = 7;
-constexpr int kMaxCoefs = 4;
+constexpr int kMaxCoefs = 5;
 constexpr int kMaxSums = 4;
 
 // X(identifier, name, vectors, loaded, stored, coefficients, sums); bit k of a mask stands for vector k.
@@ -36,7 +36,9 @@ constexpr int kMaxSums = 4;
   X(Multiply, "multiply", 3, 0b110, 0b001, 0, 0) \
   X(Relax, "neumann_step", 3, 0b111, 0b011, 2, 2) \
   X(RelaxM, "neumann_step_m", 4, 0b1111, 0b0011, 2, 3) \
-  X(LanczosStep, "lanczos_step", 3, 0b111, 0b001, 2, 1)
+  X(LanczosStep, "lanczos_step", 3, 0b111, 0b001, 2, 1) \
+  X(Nesterov, "nesterov_step", 3, 0b111, 0b011, 3, 0) \
+  X(NesterovMean, "nesterov_step_mean", 4, 0b1111, 0b0111, 5, 1)
 
 enum class PassId : int {
 #define X(id, ...) id,

@@ -115,6 +115,19 @@ void compute(PassId pass, Element& el) {
       e[0] -= c[0] * e[1] + c[1] * e[2];
       el.dot(0, e[0], e[0]);
       break;
+    case PassId::Nesterov:
+    case PassId::NesterovMean: {
+      const bool mean = pass == PassId::NesterovMean;
+      const Scalar old = e[1];
+      e[1] = c[0] * old - c[1] * e[mean ? 3 : 2] - c[2] * e[0];
+      if (mean) e[1] -= c[3] * e[2];
+      const Scalar moved = (1.0 + c[0]) * e[1] - c[0] * old;
+      e[0] += moved;
+      if (!mean) break;
+      e[2] = c[4] * (e[2] + moved);
+      el.dot(0, e[2], e[2]);
+      break;
+    }
   }
 }
 

@@ -4,6 +4,7 @@
 #include <pybind11/complex.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <complex>
 #include <string>
 #include <vector>
@@ -59,32 +60,42 @@ struct Launch {
   std::vector<Complex> partials;
 };
 
-void prepare(Launch& launch, const std::string& table, const std::string& name,
-             const std::vector<py::array>& vectors,
-             const std::vector<std::complex<double>>& coefs) {
+// All but the vectors.
+void choose(Launch& launch, const std::string& table, const std::string& name, size_t vectors,
+            const std::vector<std::complex<double>>& coefs) {
   launch.table = &table_named(table);
-  const PassId id = pass_named(name);
-  const PassInfo& pass = info(id);
-  if (static_cast<int>(vectors.size()) != pass.vectors ||
-      static_cast<int>(coefs.size()) != pass.coefs)
+  launch.call.pass = pass_named(name);
+  launch.call.sums = launch.sums;
+  const PassInfo& pass = info(launch.call.pass);
+  if (static_cast<int>(vectors) != pass.vectors || static_cast<int>(coefs.size()) != pass.coefs)
     throw py::value_error(name + " takes " + std::to_string(pass.vectors) + " vectors and " +
                           std::to_string(pass.coefs) + " coefficients");
-  const Dtype dtype = dtype_of(vectors[0]);
-  const int64_t n = vectors[0].size();
-  launch.call = {id, dtype, n, {}, {}, launch.sums, nullptr};
-  for (size_t k = 0; k < vectors.size(); ++k) {
-    if (!is_plain_vector(vectors[k], n, dtype) ||
-        ((pass.stored >> k & 1u) && !is_writable(vectors[k])))
-      throw py::value_error(
-          "vectors must be contiguous, of one size and dtype, and writable where stored");
-    launch.call.vectors[k] = data_of(vectors[k]);
-  }
   for (size_t k = 0; k < coefs.size(); ++k) {
     launch.coefs[k] = {coefs[k].real(), coefs[k].imag()};
     launch.call.coefs[k] = &launch.coefs[k];
   }
-  launch.partials.resize(static_cast<size_t>(partials_size(n, dtype)));
+}
+
+void reserve(Launch& launch, int64_t n) {
+  launch.partials.resize(static_cast<size_t>(partials_size(n, launch.call.dtype)));
   launch.call.partials = launch.partials.data();
+}
+
+void prepare(Launch& launch, const std::string& table, const std::string& name,
+             const std::vector<py::array>& vectors,
+             const std::vector<std::complex<double>>& coefs) {
+  choose(launch, table, name, vectors.size(), coefs);
+  PassCall& call = launch.call;
+  call.dtype = dtype_of(vectors[0]);
+  call.n = vectors[0].size();
+  for (size_t k = 0; k < vectors.size(); ++k) {
+    if (!is_plain_vector(vectors[k], call.n, call.dtype) ||
+        ((info(call.pass).stored >> k & 1u) && !is_writable(vectors[k])))
+      throw py::value_error(
+          "vectors must be contiguous, of one size and dtype, and writable where stored");
+    call.vectors[k] = data_of(vectors[k]);
+  }
+  reserve(launch, call.n);
 }
 
 std::vector<std::complex<double>> run_pass(const std::string& table, const std::string& name,
@@ -103,6 +114,41 @@ std::vector<std::complex<double>> run_pass(const std::string& table, const std::
   return sums;
 }
 
+// One pass on one group of vectors after the other, named by their addresses: where tensors are many and small, array
+// objects would cost more than the arithmetic. The sums of all groups, one group after the other.
+std::vector<double> run_pass_at(const std::string& table, const std::string& name, int dtype,
+                                const std::vector<int64_t>& sizes,
+                                const std::vector<std::vector<uintptr_t>>& addresses,
+                                const std::vector<double>& coefs) {
+  Launch launch;
+  const size_t vectors = addresses.empty() ? 0 : addresses[0].size();
+  choose(launch, table, name, vectors, {coefs.begin(), coefs.end()});
+  PassCall& call = launch.call;
+  call.dtype = dtype_from(dtype);
+  if (sizes.size() != addresses.size())
+    throw py::value_error("sizes and addresses differ in number");
+  int64_t longest = 0;
+  for (size_t i = 0; i < sizes.size(); ++i) {
+    if (sizes[i] < 0 || addresses[i].size() != vectors)
+      throw py::value_error("a size is negative, or groups differ in their number of vectors");
+    longest = std::max(longest, sizes[i]);
+  }
+  reserve(launch, longest);
+  const int sums = info(call.pass).sums;
+  std::vector<double> found;
+  found.reserve(sizes.size() * static_cast<size_t>(sums));
+  py::gil_scoped_release nogil;
+  for (size_t i = 0; i < sizes.size(); ++i) {
+    call.n = sizes[i];
+    for (size_t k = 0; k < vectors; ++k)
+      call.vectors[k] =
+          reinterpret_cast<void*>(addresses[i][k]);  // NOLINT(performance-no-int-to-ptr)
+    launch.table->run(call);
+    for (int k = 0; k < sums; ++k) found.push_back(launch.sums[k].re);
+  }
+  return found;
+}
+
 }  // namespace
 
 void bind_kernels(py::module_& m) {
@@ -119,6 +165,8 @@ void bind_kernels(py::module_& m) {
       py::arg("name"));
   m.def("run_pass", &run_pass, py::arg("table"), py::arg("name"), py::arg("vectors"),
         py::arg("coefs") = std::vector<std::complex<double>>{}, py::arg("repeat") = 1);
+  m.def("run_pass_at", &run_pass_at, py::arg("table"), py::arg("name"), py::arg("dtype"),
+        py::arg("sizes"), py::arg("addresses"), py::arg("coefs"));
   m.def("threads", &thread_count);
   m.def("thread_backend", &thread_backend);
 }

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 from cases import poisson
+from formulas import COEFS
 from threadpoolctl import threadpool_limits
 
 from krylov import _core
 
 PASSES = _core.passes()
-COEFS = [0.7 - 0.4j, -1.3 + 0.2j, 0.5 + 0.9j, 1.1 - 0.6j]
 THREADED = [t for t in _core.tables() if t != "reference"]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from formulas import evaluate
+from formulas import COEFS, evaluate
 from panels import KINDS, ROUNDING, GuardedPanel, decode, encode, random, rounded, wide
 
 from krylov import _core
@@ -17,7 +17,6 @@ COUNTS = [0, 1, 2, 7, 8, 9, 17]
 SHAPES = [(n, COUNTS[i % 7]) for i, n in enumerate(SIZES)]
 SHAPES += [(n, k) for n in (5, 24, 265) for k in COUNTS] + [(4099, 7), (LARGE, 3)]
 FEW = [(0, 2), (13, 9), (24, 17), (4097, 1), (8193, 3)]
-COEFS = [0.7 - 0.4j, -1.3 + 0.2j, 0.5 + 0.9j, 1.1 - 0.6j]
 # Passes beside a panel, with the vector of theirs that is projected or combined.
 PROJECTED = [("dot", 0), ("cg_residual_old", 0), ("residual", 0), ("direction", 0), ("cg_step", 1)]
 COMBINED = [("copy", 1), ("direction", 1), ("cg_step", 2), ("residual", 2), ("dot", 1)]

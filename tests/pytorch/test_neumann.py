@@ -244,9 +244,10 @@ def through_a_file(state):
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 @pytest.mark.parametrize("mode", ["train", "eval"])
-def test_a_saved_optimizer_goes_on_bit_for_bit(options, mode):
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_saved_optimizer_goes_on_bit_for_bit(options, mode, dtype):
     _, gradient = quadratic()
-    params = parameters()
+    params = parameters(dtype)
     optimizer = kt.Neumann(params, 0.1, **options)
     run(params, optimizer, gradient, 9)
     if mode == "eval":
@@ -508,6 +509,9 @@ BUFFERS = {
     "no mu": ("mu", None),
     "mu of one": ("mu", lambda mu: 1.0),
     "mu of nothing": ("mu", lambda mu: None),
+    "a negative square": ("square", lambda square: -1.0),
+    "a NaN for a square": ("square", lambda square: NAN),
+    "a square of nothing": ("u", None),
     "something more": ("v", lambda v: 1),
 }
 
@@ -516,7 +520,7 @@ BUFFERS = {
 def test_buffers_that_do_not_fit_are_named_and_change_nothing(damage):
     _, gradient = quadratic()
     params = parameters()
-    optimizer = kt.Neumann(params, 0.1)
+    optimizer = kt.Neumann(params, 0.1, warmup_steps=1)
     run(params, optimizer, gradient, 3)
     before = repr(optimizer.state_dict())
     state = copy.deepcopy(optimizer.state_dict())

@@ -20,8 +20,8 @@ from krylov.torch.optim.neumann_state import check_buffers
 from krylov.torch.optim.neumann_update import (
     Bucket,
     Coefficients,
+    distance,
     finite,
-    length,
     plain_step,
     update,
 )
@@ -286,7 +286,7 @@ class Neumann(Optimizer):
                 plain_step(bucket)
         else:
             if self._regularised and not plan.reset:
-                r = length([bucket.u for bucket in buckets])
+                r = distance(buckets)
                 if not math.isfinite(r):
                     raise FloatingPointError(
                         "the parameters are not finite, or too far from their moving average: lower lr"
@@ -303,6 +303,7 @@ class Neumann(Optimizer):
                 update(bucket, coefficients)
                 for parameter in bucket.w:
                     self.state[parameter]["mu"] = plan.mu
+        self._keep_squares(buckets)
         self._clock = plan.clock
         self.last_step = NeumannStep(plan.clock.step, plan.warmup, plan.reset, plan.mu, r, force)
 
@@ -351,11 +352,20 @@ class Neumann(Optimizer):
             if name not in state:
                 state[name] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
         state.setdefault("mu", 0.0)
-        bucket.w.append(parameter)
-        bucket.g.append(gradient)
-        bucket.m.append(state["m"])
         if self._regularised:
-            bucket.u.append(state["u"])
+            bucket.add(parameter, gradient, state["m"], state["u"], state.get("square"))
+        else:
+            bucket.add(parameter, gradient, state["m"], None)
+
+    def _keep_squares(self, buckets: list[Bucket]) -> None:
+        """Keep ``|u|^2`` for the next step; it is part of the state, as u read anew has other last bits."""
+        for bucket in buckets:
+            for parameter, square in zip(bucket.w, bucket.squares, strict=True):
+                state = self.state[parameter]
+                if square is not None:
+                    state["square"] = square
+                elif bucket.u:
+                    state.pop("square", None)
 
     def _displace(self, sign: int) -> None:
         """Add ``sign mu m`` to the parameters, with mu of the last step that each took part in."""

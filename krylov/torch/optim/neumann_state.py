@@ -7,12 +7,12 @@ from typing import Any
 
 from torch import Tensor
 
-from krylov.checks import finite_number
+from krylov.checks import finite_number, not_negative
 from krylov.torch.optim.tensors import saved_tensor
 
 __all__ = ["check_buffers"]
 
-_ENTRIES = frozenset(("m", "u", "mu"))
+_ENTRIES = frozenset(("m", "u", "mu", "square"))
 
 
 def check_buffers(state: Mapping[str, Any], parameters: Sequence[Tensor]) -> None:
@@ -36,8 +36,12 @@ def check_buffers(state: Mapping[str, Any], parameters: Sequence[Tensor]) -> Non
             raise ValueError(f"the state has {', '.join(sorted(map(str, unknown)))} {whose}")
         if missing := {"m", "mu"} - saved.keys():
             raise ValueError(f"the state has no {', '.join(sorted(missing))} {whose}")
-        for name in saved.keys() - {"mu"}:
+        for name in saved.keys() & {"m", "u"}:
             saved_tensor(saved[name], f"{name} {whose}", shapes[number])
         mu = finite_number(saved["mu"], f"mu {whose}")
         if not 0 <= mu < 1:
             raise ValueError(f"mu {whose} must be at least 0 and below 1, got {mu!r}")
+        if "square" in saved:
+            if "u" not in saved:
+                raise ValueError(f"the state has no u {whose}, but its square")
+            not_negative(saved["square"], f"square {whose}")
