@@ -300,7 +300,7 @@ def _measured(
 
 
 def _seen(problem: Problem, model: nn.Module) -> dict[str, float]:
-    loss = float(problem.residuals(model).square().sum())
+    loss = float(problem.residuals(model).detach().square().sum())
     return {"loss": loss, "error": problem.error(model)}
 
 
