@@ -67,7 +67,7 @@ VALID = {
     "solver": lambda v: v in ("flexible_cg", "cg", "bicgstab"),
     "preconditioner": lambda v: v is None,
     "preconditioner_options": lambda v: v is None or v == {},
-    "damping": lambda v: is_number(v) and 0 <= v <= 1e12,
+    "damping": lambda v: v is None or (is_number(v) and 0 <= v <= 1e12),
     "stop": lambda v: v is None or at_least(1)(v),
     "maxiter": at_least(1),
     "warm_start": lambda v: is_number(v) and 0 <= v <= 1,

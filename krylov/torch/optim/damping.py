@@ -59,13 +59,10 @@ class LevenbergMarquardt:
 
     @classmethod
     def of(cls, damping: Any, usual: LevenbergMarquardt | None = None) -> LevenbergMarquardt:
-        """The rule itself, or the usual one: from this number on, or for None as it is."""
+        """The rule itself, or the usual one from this number on."""
         if isinstance(damping, cls):
             return damping
-        usual = usual or cls()
-        if damping is None:
-            return usual
-        return replace(usual, initial=not_negative(damping, "damping"))
+        return replace(usual or cls(), initial=not_negative(damping, "damping"))
 
     def following(self, damping: float, rho: float, length: float) -> float:
         """The next lambda, after a step with this ratio whose length is a line search's; 0: it was rejected."""

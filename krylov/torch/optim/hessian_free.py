@@ -148,7 +148,7 @@ class HessianFree(SecondOrder):
     ) -> None:
         check_line_search(line_search)
         search = line_search or (GridSearch() if solver == "dense" else Armijo())
-        usual = _EXACT if solver == "dense" and search.rescues else None
+        usual = _EXACT if solver == "dense" and search.rescues else LevenbergMarquardt()
         given = Arguments.checked(
             ("ggn", "hessian", "hybrid"),
             ("flexible_cg", "cg", "bicgstab", "subspace", "dense"),
@@ -156,7 +156,7 @@ class HessianFree(SecondOrder):
             solver=solver,
             preconditioner=preconditioner,
             preconditioner_options=preconditioner_options,
-            damping=LevenbergMarquardt.of(damping, usual),
+            damping=usual if damping is None else LevenbergMarquardt.of(damping, usual),
             maxiter=maxiter,
             warm_start=warm_start,
             line_search=search,
