@@ -100,7 +100,7 @@ class MicroBatches:
         Of the micro-batches; by default their shares of all samples, so that means over micro-batches become the
         mean over the sample.
     cache : {"auto", "graph", "none"}
-        Keep as many graphs as half of the free memory holds, all, or none.
+        Keep as many graphs as half of the free memory holds, and that of an only micro-batch always; all; or none.
 
     Attributes
     ----------
